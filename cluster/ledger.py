@@ -1,0 +1,115 @@
+"""The ledger: the append-only record of a search, in segments that are written once.
+
+A segment is a file `ledger/00000007.json` holding rows and their checksum. It appears whole or not at
+all, and an existing one is never replaced. Rows stand in (rung, ask index) order. The ledger is what a
+search resumes from; MLflow is a view of it.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from networks.architecture import digest_of
+from networks.complexity import Complexity
+from networks.errors import UserError
+from searchers.searcher import Candidate
+
+RowStatus = Literal["ok", "stopped", "failed", "promoted"]
+
+
+class Row(BaseModel):
+    """One candidate at one rung. promoted: it goes on to the next rung; the other three are final.
+
+    `curve` holds the metrics of each epoch since the candidate's last row, each with its ``epoch``.
+    `seconds` (of its own work so far), `place` and `time` (Unix milliseconds) say how it came about and
+    stand outside the digest.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    candidate: Candidate
+    names: dict[str, Any]
+    architecture: str
+    cost: Complexity
+    rung: int
+    epoch: int
+    status: RowStatus
+    reason: str = ""
+    metrics: dict[str, float] = {}
+    curve: tuple[dict[str, float], ...] = ()
+    seconds: float = 0.0
+    place: str = ""
+    time: int = 0
+
+    @property
+    def final(self) -> bool:
+        return self.status != "promoted"
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self.model_dump(mode="json", exclude={"seconds", "place", "time"}))
+
+
+class Ledger:
+    """The segments in one folder. One process appends; any may read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def segments(self) -> list[Path]:
+        """Files of the committed segments, in order, from the first up to the first that is missing."""
+        found = []
+        while (path := self._path(len(found))).exists():
+            found.append(path)
+        return found
+
+    def append(self, rows: Sequence[Row]) -> Path:
+        """Commit rows as the next segment. Raises FileExistsError if another writer took its place."""
+        return self.append_at(len(self.segments()), rows)
+
+    def append_at(self, number: int, rows: Sequence[Row]) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        body = [row.model_dump(mode="json") for row in rows]
+        text = json.dumps({"segment": number, "sha256": digest_of(body), "rows": body})
+        path = self._path(number)
+        handle, draft = tempfile.mkstemp(dir=self.folder, prefix=".draft-")
+        try:
+            with os.fdopen(handle, "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(draft, path)  # fails when the segment exists: put if absent
+        finally:
+            os.unlink(draft)
+        return path
+
+    def rows(self, start: int = 0) -> Iterator[Row]:
+        """All rows from segment `start` on. Raises `UserError` for an altered segment."""
+        for path in self.segments()[start:]:
+            yield from read_segment(path)
+
+    def digest(self) -> str:
+        """Of all rows in order, without seconds, places and times: equal for equal searches."""
+        return digest_of([row.digest for row in self.rows()])
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:08d}.json"
+
+
+def read_segment(path: Path) -> list[Row]:
+    """The rows of one segment, its checksum verified."""
+    try:
+        segment = json.loads(path.read_text())
+        body, checksum = segment["rows"], segment["sha256"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError("ledger", str(path), "a whole segment", "It is truncated or is no segment.") from None
+    if digest_of(body) != checksum:
+        raise UserError(
+            "ledger", str(path), f"rows with checksum {checksum}", "It was altered after its commit."
+        )
+    return [Row.model_validate(row) for row in body]

@@ -1,0 +1,232 @@
+"""The architecture: one network, completely described, as data.
+
+stem -> stages -> head. A stage wires a graph at a width and a stride; a named rule says where stride and
+widening happen. Everything is frozen, goes to JSON and back unchanged, and has a digest.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from networks.complexity import Complexity, batch_norm, conv, linear, strided, total
+from networks.errors import UserError
+from networks.graph import Edge, Graph
+from networks.operations import find_operation
+
+StemKind = Literal["imagenet_small", "imagenet_regular", "cifar"]
+StrideRule = Literal["sources", "input", "edges_from_inputs"]
+PROJECTION = "triplet_conv_1x1"  # what the rule "input" puts between a stage's input and its graph
+
+
+class Shape(NamedTuple):
+    """One image or feature map: channels, height, width."""
+
+    c: int
+    h: int
+    w: int
+
+
+class Stem(BaseModel):
+    """From image to the first stage. `channels` is RandWire's C (spec 1.5).
+
+    imagenet_small: 3x3 stride 2 conv-BN to C/2 (rounded down), then ReLU, 3x3 stride 2 conv, BN to C.
+    imagenet_regular: only the first of them. cifar: 3x3 stride 1 conv-BN to C.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: StemKind
+    channels: int = Field(ge=2)
+
+    @property
+    def convolutions(self) -> tuple[tuple[int, int], ...]:
+        """(channels, stride) of the dense 3x3 convolutions, in order."""
+        half = self.channels // 2
+        return {
+            "imagenet_small": ((half, 2), (self.channels, 2)),
+            "imagenet_regular": ((half, 2),),
+            "cifar": ((self.channels, 1),),
+        }[self.kind]
+
+
+class Stage(BaseModel):
+    """A graph at a width. The graph is given, or named in the architecture's `cells`.
+
+    `rule` says where stride and widening happen. sources: in the nodes that read an input (RandWire).
+    input: in a strided 1x1 projection of each input before the graph. edges_from_inputs: in the
+    operations of the edges that leave an input (cells of the DARTS family).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    graph: Graph | str
+    channels: int = Field(ge=1)
+    stride: Literal[1, 2] = 1
+    rule: StrideRule = "sources"
+    edge_drop: float = Field(0.0, ge=0, le=1)
+
+
+class Head(BaseModel):
+    """ReLU, 1x1 conv, BN to `channels` (left out when None), global average pool, dropout, linear."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels: int | None = Field(1280, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class Architecture(BaseModel):
+    """`image` is the shape the network is meant for; costs are given at it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image: Shape
+    classes: int = Field(ge=2)
+    stem: Stem
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    head: Head = Head()
+    cells: dict[str, Graph] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for position in range(len(self.stages)):
+            where = f"stages.{position}"
+            stage, graph = self.stages[position], self.graph(position)
+            if len(graph.inputs) != 1:
+                raise UserError(f"{where}.graph.inputs", graph.inputs, "one input")
+            self._check_rule(where, stage, graph)
+        return self
+
+    @staticmethod
+    def _check_rule(where: str, stage: Stage, graph: Graph) -> None:
+        """The operations that meet the stage's stride must be able to resize."""
+        for edge in graph.edges:
+            if edge.source not in graph.inputs or stage.rule == "input":
+                continue
+            name = edge.operation if stage.rule == "edges_from_inputs" else graph.operation_of[edge.target]
+            if name is None or not find_operation(name).resizes:
+                raise UserError(
+                    f"{where}.rule", stage.rule, f"operations that can resize where {name!r} stands"
+                )
+            mixed = any(other.source not in graph.inputs for other in graph.incoming[edge.target])
+            if stage.rule == "sources" and mixed:
+                raise UserError(f"{where}.rule", stage.rule, "nodes that read the input alone, or not at all")
+
+    def graph(self, position: int) -> Graph:
+        """The graph of one stage, looked up in `cells` where it is named."""
+        graph = self.stages[position].graph
+        if isinstance(graph, Graph):
+            return graph
+        if graph not in self.cells:
+            raise UserError(
+                f"stages.{position}.graph", graph, f"a graph, or one of the cells {sorted(self.cells)}"
+            )
+        return self.cells[graph]
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces. Equal architectures give equal text."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        return cls.model_validate_json(text)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, in hexadecimal."""
+        return digest_of(self.model_dump(mode="json"))
+
+    def stage_shapes(self, image: Shape | None = None) -> list[Shape]:
+        """The shapes between the parts: stem output, then the output of each stage."""
+        c, h, w = image or self.image
+        for width, stride in self.stem.convolutions:
+            c, (h, w) = width, strided(h, w, stride)
+        shapes = [Shape(c, h, w)]
+        for stage in self.stages:
+            h, w = strided(h, w, stage.stride)
+            shapes.append(Shape(stage.channels, h, w))
+        return shapes
+
+    def complexity(self, image: Shape | None = None) -> Complexity:
+        """Parameters, multiply-adds and activations for one image of this shape (default `self.image`)."""
+        return total(list(self._costs(image or self.image)))
+
+    def _costs(self, image: Shape) -> Iterator[Complexity]:
+        c, h, w = image
+        for c_out, stride in self.stem.convolutions:
+            yield conv(c, c_out, h, w, kernel=3, stride=stride)
+            yield batch_norm(c_out)
+            c, (h, w) = c_out, strided(h, w, stride)
+        shapes = self.stage_shapes(image)
+        for position, stage in enumerate(self.stages):
+            yield from stage_costs(self.graph(position), stage, shapes[position])
+        c, h, w = shapes[-1]
+        if self.head.channels is not None:
+            yield conv(c, self.head.channels, h, w)
+            yield batch_norm(self.head.channels)
+            c = self.head.channels
+        yield linear(c, self.classes)
+
+
+class Placement(NamedTuple):
+    """What an operation of a stage is asked to do: the shape it reads, channels it writes, stride."""
+
+    entry: Shape
+    c_out: int
+    stride: int
+
+    @property
+    def complexity_args(self) -> tuple[int, int, int, int, int]:
+        return self.entry.c, self.c_out, self.entry.h, self.entry.w, self.stride
+
+
+class Placements:
+    """Where a stage's rule puts stride and widening, for a stage fed with `entry`."""
+
+    def __init__(self, graph: Graph, stage: Stage, entry: Shape) -> None:
+        self._graph, self._rule = graph, stage.rule
+        inside = Shape(stage.channels, *strided(entry.h, entry.w, stage.stride))
+        self._crossing = Placement(entry, stage.channels, stage.stride)
+        self._inside = Placement(inside, stage.channels, 1)
+
+    @property
+    def projection(self) -> Placement | None:
+        """Of the operation between the stage's input and the graph; None where the rule has none or
+        nothing changes."""
+        changes = self._crossing != self._inside
+        return self._crossing if self._rule == "input" and changes else None
+
+    def node(self, node: int) -> Placement:
+        reads_input = any(edge.source in self._graph.inputs for edge in self._graph.incoming[node])
+        return self._crossing if self._rule == "sources" and reads_input else self._inside
+
+    def edge(self, edge: Edge) -> Placement:
+        leaves_input = edge.source in self._graph.inputs
+        return self._crossing if self._rule == "edges_from_inputs" and leaves_input else self._inside
+
+
+def stage_costs(graph: Graph, stage: Stage, entry: Shape) -> Iterator[Complexity]:
+    """Cost of every operation and every learned edge value of a stage fed with `entry`."""
+    placements = Placements(graph, stage, entry)
+    if placements.projection is not None:
+        yield find_operation(PROJECTION).complexity(*placements.projection.complexity_args)
+    for node in graph.nodes:
+        if node.operation is not None:
+            place = placements.node(node.id)
+            yield find_operation(node.operation).complexity(*place.complexity_args)
+    for edge in graph.edges:
+        yield find_operation(edge.operation).complexity(*placements.edge(edge).complexity_args)
+        yield Complexity(edge.weight != "none")
+
+
+def canonical_json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest_of(value: object) -> str:
+    """SHA-256 of the canonical JSON of `value`, in hexadecimal."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()

@@ -1,0 +1,120 @@
+"""The torch module of one architecture."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from networks.architecture import Architecture
+from networks.counters import counter_generator
+from networks.operations import PreActivated, convolution
+from networks.stage import GraphStage
+
+
+class Stem(nn.Sequential):
+    """Dense 3x3 conv-BN, a ReLU between one and the next (RandWire spec 1.5)."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        layers: list[nn.Module] = []
+        c = architecture.image.c
+        for c_out, stride in architecture.stem.convolutions:
+            if layers:
+                layers.append(nn.ReLU())
+            layers += [convolution(c, c_out, 3, stride), nn.BatchNorm2d(c_out)]
+            c = c_out
+        super().__init__(*layers)
+
+
+class Head(nn.Module):
+    """linear(dropout(pool(BN(conv1x1(relu(x)))))): N x C x H x W -> N x classes.
+
+    Without `channels` the ReLU, the convolution and the BN are left out.
+    """
+
+    def __init__(self, architecture: Architecture, c_in: int) -> None:
+        super().__init__()
+        self.dropout = architecture.head.dropout
+        width = architecture.head.channels
+        self.expand: nn.Module = nn.Identity()
+        if width is not None:
+            self.expand = PreActivated(convolution(c_in, width), nn.BatchNorm2d(width))
+        self.classifier = nn.Linear(width or c_in, architecture.classes)
+        self.draws: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.expand(x).mean((2, 3))
+        if self.training and self.dropout:
+            if self.draws is None:
+                raise RuntimeError("a network with dropout is trained after new_step(seed, step)")
+            kept = torch.rand(x.shape, generator=self.draws) >= self.dropout
+            x = x * kept.to(x.device, x.dtype) / (1 - self.dropout)
+        return self.classifier(x)
+
+
+class Network(nn.Module):
+    """stem -> stages -> head: N x C x H x W images to N x classes logits.
+
+    Weights are uninitialised memory until `initialise` (or `load_state_dict`) has run: see `build_network`.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        shapes = architecture.stage_shapes()
+        self.stem = Stem(architecture)
+        self.stages = nn.ModuleList(
+            GraphStage(architecture.graph(position), stage, shapes[position])
+            for position, stage in enumerate(architecture.stages)
+        )
+        self.head = Head(architecture, shapes[-1].c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+        return self.head(x)
+
+    @property
+    def graph_stages(self) -> list[GraphStage]:
+        return [stage for stage in self.stages if isinstance(stage, GraphStage)]
+
+    def new_step(self, seed: int, step: int) -> None:
+        """Draw what the next training pass needs at random (edge-drop, dropout) from (seed, step)."""
+        for position, stage in enumerate(self.graph_stages):
+            if stage.stage.edge_drop:
+                stage.draw_edge_drop(seed, step, "stage", position)
+        if self.head.dropout:
+            self.head.draws = counter_generator(seed, step, "dropout")
+
+
+@torch.no_grad()
+def initialise(network: nn.Module, seed: int) -> None:
+    """Set every parameter and buffer from (seed, its name).
+
+    Convolutions: normal, deviation sqrt(2 / fan_out) (He et al. 2015). Linear: normal, 0.01, bias 0.
+    Batch normalisation: scale 1, shift 0, mean 0, variance 1. Edge values: 0. RandWire's own start is
+    not recovered.
+    """
+    for name, module in network.named_modules():
+        draws = counter_generator(seed, "init", name)
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
+            module.weight.copy_(torch.randn(module.weight.shape, generator=draws) * math.sqrt(2 / fan_out))
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, nn.Linear):
+            module.weight.copy_(torch.randn(module.weight.shape, generator=draws) * 0.01)
+            module.bias.zero_()
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+        elif isinstance(module, GraphStage):
+            module.edge_values.zero_()
+
+
+def build_network(architecture: Architecture, seed: int) -> Network:
+    """The initialised network, on the CPU, in float32. No global random state is read or changed."""
+    with torch.device("meta"):
+        network = Network(architecture)
+    network.to_empty(device="cpu")
+    initialise(network, seed)
+    return network

@@ -1,0 +1,72 @@
+"""The search space: candidates as genes, and the architecture that each decodes to."""
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+from networks.architecture import Architecture
+from networks.errors import UserError
+
+Genes = tuple[int, ...]
+
+
+class SearchSpace(ABC):
+    """A finite set of candidates. A candidate is its genes: one index into a list of choices a position.
+
+    Positions are fixed; the number of choices at one may depend on the genes before it (`choices`).
+    """
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """Identifies the space: equal spaces give equal digests."""
+
+    @property
+    @abstractmethod
+    def positions(self) -> tuple[str, ...]:
+        """The legend: a name for each gene."""
+
+    @abstractmethod
+    def choices(self, prefix: Genes) -> tuple[object, ...]:
+        """What the gene after `prefix` chooses from."""
+
+    @abstractmethod
+    def decode(self, genes: Genes) -> Architecture:
+        """The architecture of legal genes; `UserError` for others."""
+
+    def names(self, genes: Genes) -> dict[str, object]:
+        """Genes in words: position -> the chosen value."""
+        self.check(genes)
+        return {name: self.choices(genes[:i])[genes[i]] for i, name in enumerate(self.positions)}
+
+    def check(self, genes: Genes) -> None:
+        """Raise `UserError` unless the genes are legal."""
+        if len(genes) != len(self.positions):
+            raise UserError("genes", genes, f"{len(self.positions)} genes: {', '.join(self.positions)}")
+        for i, name in enumerate(self.positions):
+            size = len(self.choices(genes[:i]))
+            if not 0 <= genes[i] < size:
+                raise UserError(f"genes.{i} ({name})", genes[i], f"0 to {size - 1}")
+
+    @property
+    def size(self) -> int:
+        """How many candidates there are."""
+        return sum(1 for _ in self.enumerate())
+
+    def enumerate(self) -> Iterator[Genes]:
+        """All candidates, the last gene running fastest."""
+        yield from self._below(())
+
+    def _below(self, prefix: Genes) -> Iterator[Genes]:
+        if len(prefix) == len(self.positions):
+            yield prefix
+            return
+        for gene in range(len(self.choices(prefix))):
+            yield from self._below((*prefix, gene))
+
+    def sample(self, rng: random.Random) -> Genes:
+        """One candidate: each gene uniform over its choices, in order."""
+        genes: Genes = ()
+        for _ in self.positions:
+            genes = (*genes, rng.randrange(len(self.choices(genes))))
+        return genes
