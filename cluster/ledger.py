@@ -63,7 +63,7 @@ class Ledger:
 
     def segments(self) -> list[Path]:
         """Files of the committed segments, in order, from the first up to the first that is missing."""
-        found = []
+        found: list[Path] = []
         while (path := self._path(len(found))).exists():
             found.append(path)
         return found

@@ -1,0 +1,1 @@
+"""One YAML file a search; `weft search NAME` finds them by name."""

@@ -1,0 +1,1 @@
+"""Where it runs and what is kept: recipe, trials, drivers, ledger, MLflow, command line."""

@@ -1,0 +1,1 @@
+"""What can be built: graphs, operations, architectures, search spaces, networks."""

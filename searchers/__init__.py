@@ -1,0 +1,1 @@
+"""What to try next: strategies that propose candidates, and the pure rules of halving."""

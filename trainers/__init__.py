@@ -1,0 +1,1 @@
+"""How good it is: data, training, analyses of trained networks."""
