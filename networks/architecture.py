@@ -93,6 +93,8 @@ class Architecture(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if min(self.image) < 1:
+            raise UserError("image", list(self.image), "channels, height and width of 1 or more")
         for position in range(len(self.stages)):
             where = f"stages.{position}"
             stage, graph = self.stages[position], self.graph(position)
@@ -191,6 +193,7 @@ class Placements:
         self._graph, self._rule = graph, stage.rule
         inside = Shape(stage.channels, *strided(entry.h, entry.w, stage.stride))
         self._crossing = Placement(entry, stage.channels, stage.stride)
+        self._before = Placement(entry, entry.c, 1)
         self._inside = Placement(inside, stage.channels, 1)
 
     @property
@@ -205,8 +208,10 @@ class Placements:
         return self._crossing if self._rule == "sources" and reads_input else self._inside
 
     def edge(self, edge: Edge) -> Placement:
-        leaves_input = edge.source in self._graph.inputs
-        return self._crossing if self._rule == "edges_from_inputs" and leaves_input else self._inside
+        if edge.source not in self._graph.inputs:
+            return self._inside
+        by_rule = {"sources": self._before, "input": self._inside, "edges_from_inputs": self._crossing}
+        return by_rule[self._rule]
 
 
 def stage_costs(graph: Graph, stage: Stage, entry: Shape) -> Iterator[Complexity]:

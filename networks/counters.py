@@ -13,7 +13,9 @@ import torch
 
 def counter_seed(seed: int, *path: int | str) -> int:
     """A 63-bit seed for this path: the head of a SHA-256 over the typed parts."""
-    text = "/".join(f"{type(part).__name__[0]}{part}" for part in (seed, *path))
+    # Slashes inside a part are escaped as in a JSON pointer, so that ("a/s1",) is not ("a", "1").
+    parts = (f"{type(part).__name__[0]}{part}" for part in (seed, *path))
+    text = "/".join(part.replace("~", "~0").replace("/", "~1") for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 

@@ -13,14 +13,14 @@ class UserError(ValueError):
 
     def __init__(self, field: str, value: object, allowed: str, fix: str = "") -> None:
         self.field, self.value, self.allowed, self.fix = field, value, allowed, fix
-        text = f"{field}: {value!r} cannot be used; allowed: {allowed}."
+        where = f"{field}: " if field else ""
+        text = f"{where}{value!r} cannot be used; allowed: {allowed}."
         super().__init__(f"{text} {fix}".rstrip())
 
     def under(self, prefix: str) -> "UserError":
         """The same mistake, named from one level further out."""
-        return UserError(
-            f"{prefix}.{self.field}" if self.field else prefix, self.value, self.allowed, self.fix
-        )
+        field = f"{prefix}.{self.field}" if self.field else prefix
+        return UserError(field, self.value, self.allowed, self.fix)
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         # Exceptions cross process borders by their constructor's arguments.

@@ -49,9 +49,10 @@ class Graph(BaseModel):
     """A directed acyclic graph from `inputs` to `output`.
 
     Valid when: ids are distinct; edges join known nodes; operations are registered; inputs have no
-    incoming edges and no operation; slots at each node are 0..k-1; weights stand only on edges into a
-    `weighted_sum`; and every node lies on a path from an input to the output. Parallel edges are legal.
-    Anything else raises `UserError` (inside pydantic's ValidationError when parsed).
+    incoming edges and no operation; the output is no input and has no outgoing edges; slots at each node
+    are 0..k-1; weights stand only on edges into a `weighted_sum`; and every node lies on a path from an
+    input to the output. Parallel edges are legal. Anything else raises `UserError` (inside pydantic's
+    ValidationError when parsed).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,6 +79,12 @@ class Graph(BaseModel):
         for end in (*self.inputs, self.output):
             if end not in ids:
                 raise UserError("inputs / output", end, f"the ids of nodes: {sorted(ids)}")
+        if len(set(self.inputs)) != len(self.inputs):
+            raise UserError("inputs", list(self.inputs), "each id once")
+        if self.output in self.inputs:
+            raise UserError("output", self.output, "a node that is no input")
+        if any(edge.source == self.output for edge in self.edges):
+            raise UserError("output", self.output, "a node without outgoing edges")
         self._check_flow()
         for node in self.nodes:
             self._check_node(node)
@@ -93,8 +100,6 @@ class Graph(BaseModel):
         idle = sorted(set(flow) - (reached & useful))
         if idle:
             raise UserError("nodes", idle, "nodes on a path from an input to the output")
-        if flow.out_degree(self.output):
-            raise UserError("output", self.output, "a node without outgoing edges")
 
     def _check_node(self, node: Node) -> None:
         incoming = [edge for edge in self.edges if edge.target == node.id]

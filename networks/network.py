@@ -1,14 +1,16 @@
 """The torch module of one architecture."""
 
 import math
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from networks.architecture import Architecture
 from networks.counters import counter_generator
+from networks.errors import UserError
 from networks.operations import PreActivated, convolution
-from networks.stage import GraphStage
+from networks.stage import Executor, GraphStage
 
 
 class Stem(nn.Sequential):
@@ -67,8 +69,15 @@ class Network(nn.Module):
             for position, stage in enumerate(architecture.stages)
         )
         self.head = Head(architecture, shapes[-1].c)
+        self.batch_slice: int | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        """`batch_slice` (set by `fold_batch_norm`) splits larger batches, in eval mode, without gradients."""
+        if self.batch_slice is None or self.training or torch.is_grad_enabled():
+            return self._run(x)
+        return torch.cat([self._run(part) for part in x.split(self.batch_slice)])
+
+    def _run(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)
@@ -77,6 +86,18 @@ class Network(nn.Module):
     @property
     def graph_stages(self) -> list[GraphStage]:
         return [stage for stage in self.stages if isinstance(stage, GraphStage)]
+
+    def set_executor(self, executor: Executor) -> None:
+        """How the stages are run when a backward pass is to follow.
+
+        whole_stage (the default): each stage as one autograd function; fast and lean, for first-order
+        gradients, once. autograd: differentiable operations one by one; for gradients of gradients,
+        torch.export and torch.compile, and functorch. Without gradients, whole_stage runs in place.
+        """
+        if executor not in get_args(Executor):
+            raise UserError("executor", executor, " or ".join(get_args(Executor)))
+        for stage in self.graph_stages:
+            stage.executor = executor
 
     def new_step(self, seed: int, step: int) -> None:
         """Draw what the next training pass needs at random (edge-drop, dropout) from (seed, step)."""

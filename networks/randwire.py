@@ -55,16 +55,14 @@ def stage_graph(wiring: Wiring, operation: str = "triplet_sep_conv_3x3") -> Grap
     return Graph(nodes=tuple(nodes), edges=tuple(edges), inputs=(0,), output=last)
 
 
-class RandWireTemplate(BaseModel):
-    """Everything about a RandWire network but its generator and seed (spec 1.5, 1.8).
+class RandWireSettings(BaseModel):
+    """What a RandWire network is built with, whatever it classifies (spec 1.5, 1.8).
 
     nodes is N and channels is C of the paper. `require_connected` redraws disconnected graphs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    image: Shape = Shape(3, 224, 224)
-    classes: int = Field(1000, ge=2)
     regime: Regime = "small"
     nodes: int = Field(32, ge=2)
     channels: int = Field(78, ge=2)
@@ -77,10 +75,17 @@ class RandWireTemplate(BaseModel):
     @field_validator("operation")
     @classmethod
     def _resizes(cls, name: str) -> str:
-        if not find_operation(name).resizes:
+        if not find_operation(name, "").resizes:
             resizing = [known.name for known in OPERATIONS.values() if known.resizes]
-            raise UserError("operation", name, f"operations that can change the size: {', '.join(resizing)}")
+            raise UserError("", name, f"operations that can change the size: {', '.join(resizing)}")
         return name
+
+
+class RandWireTemplate(RandWireSettings):
+    """Everything about a RandWire network but its generator and seed."""
+
+    image: Shape = Shape(3, 224, 224)
+    classes: int = Field(1000, ge=2)
 
     def stage_nodes(self) -> tuple[int, ...]:
         """Nodes of each random stage."""

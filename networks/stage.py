@@ -1,14 +1,21 @@
 """The module of one stage: a graph's operations, its learned edge values, and how they are run."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from networks.architecture import PROJECTION, Placements, Shape, Stage
 from networks.counters import counter_random
-from networks.graph import Edge, Graph
-from networks.operations import find_operation
+from networks.execution import Sizes, edge_weights, run_inference, run_plain, without_relu
+from networks.graph import Graph
+from networks.operations import PreActivated, find_operation
+from networks.plan import Plan, Traits, compile_plan, edge_key, node_key
+from networks.whole_stage import Job, WholeStage, final_batch_norm
+
+Executor = Literal["whole_stage", "autograd"]
+PLANS_KEPT = 256
 
 
 class GraphStage(nn.Module):
@@ -41,43 +48,56 @@ class GraphStage(nn.Module):
                 self.operations[edge_key(edge)] = built
         self.weighted_edges = [i for i, edge in enumerate(graph.edges) if edge.weight != "none"]
         self.edge_values = nn.Parameter(torch.zeros(len(self.weighted_edges)))
+        self.kinds = tuple(graph.edges[i].weight for i in self.weighted_edges)
         self.removed: frozenset[int] = frozenset()
+        self.executor: Executor = "whole_stage"
+        # The rule "input" resizes before the graph, so that nothing inside it does.
+        self.sizes = Sizes(stage.channels, 1 if stage.rule == "input" else stage.stride)
+        self._traits = {
+            key: Traits(isinstance(operation, PreActivated), writes_anew(operation))
+            for key, operation in self.operations.items()
+            if not isinstance(operation, nn.Identity)
+        }
+        self._plans: dict[tuple[frozenset[int], bool, frozenset[str]], Plan] = {}
+        self.plan()
 
     def forward(self, x: Tensor) -> Tensor:
-        weights = self._edge_weights()
-        values = {self.graph.inputs[0]: self.projection(x)}
-        for node in self.graph.order[1:]:
-            values[node] = self._node(node, values, weights)
-        return values[self.graph.output]
+        x = self.projection(x)
+        if self.executor == "autograd":
+            return self._run(run_plain, x)
+        if not torch.is_grad_enabled() or not (
+            x.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
+        ):
+            return self._run(run_inference, x)
+        if torch.compiler.is_compiling():
+            raise RuntimeError(
+                "the whole_stage executor cannot be compiled or exported with gradients: "
+                'call network.set_executor("autograd") first'
+            )
+        normalised = {
+            key: batch_norm
+            for key, operation in self.operations.items()
+            if (batch_norm := final_batch_norm(operation)) is not None
+        }
+        plan = self.plan(recorded=True, normalised=frozenset(normalised))
+        parameters = tuple(self.operations.parameters())
+        job = Job(plan, dict(self.operations.items()), normalised, self.kinds, self.sizes, parameters)
+        return WholeStage.apply(job, x, self.edge_values, *parameters)
 
-    def _edge_weights(self) -> dict[int, Tensor]:
-        """The factor of each weighted edge, by its position in `graph.edges`."""
-        weights = {}
-        for value, position in zip(self.edge_values, self.weighted_edges, strict=True):
-            sigmoid = self.graph.edges[position].weight == "sigmoid"
-            weights[position] = torch.sigmoid(value) if sigmoid else value
-        return weights
+    def _run(self, run: Callable[..., Tensor], x: Tensor) -> Tensor:
+        weights = edge_weights(self.edge_values, self.kinds)
+        return run(self.plan(), self.operations, weights, self.sizes, x)
 
-    def _node(self, node: int, values: dict[int, Tensor], weights: dict[int, Tensor]) -> Tensor:
-        parts: list[Tensor] = []
-        incoming = self.graph.incoming[node]
-        for edge in incoming:
-            position = self.graph.edges.index(edge)
-            if position in self.removed:
-                continue
-            part = values[edge.source]
-            if edge.operation != "identity":
-                part = self.operations[edge_key(edge)](part)
-            parts.append(part * weights[position] if position in weights else part)
-        aggregation = self.graph.aggregation_of[node]
-        if not parts:
-            z = torch.zeros_like(values[incoming[0].source])
-        elif aggregation == "concat":
-            z = torch.cat(parts, 1)
-        else:
-            z = sum(parts[1:], parts[0])
-            z = z / len(parts) if aggregation == "mean" else z
-        return self.operations[node_key(node)](z) if node_key(node) in self.operations else z
+    def plan(self, recorded: bool = False, normalised: frozenset[str] = frozenset()) -> Plan:
+        """The plan without the removed edges; compiled when it is first asked for, then kept."""
+        key = (self.removed, recorded, normalised)
+        if key not in self._plans:
+            if len(self._plans) >= PLANS_KEPT:
+                self._plans.clear()
+            self._plans[key] = compile_plan(
+                self.graph, self._traits, self.removed, recorded=recorded, normalised=normalised
+            )
+        return self._plans[key]
 
     def remove(self, edges: Iterable[int]) -> None:
         """From now on these edges (positions in `graph.edges`) carry nothing; `remove([])` restores all."""
@@ -101,9 +121,9 @@ class GraphStage(nn.Module):
         self.remove([rng.choice(droppable)] if drops else [])
 
 
-def node_key(node: int) -> str:
-    return f"node_{node}"
-
-
-def edge_key(edge: Edge) -> str:
-    return f"edge_{edge.source}_{edge.target}_{edge.slot}"
+def writes_anew(operation: nn.Module) -> bool:
+    """The operation's output is known to share no storage with its input: a convolution or a batch
+    normalisation comes last."""
+    body = without_relu(operation)
+    last = body[-1] if isinstance(body, nn.Sequential) and len(body) else body
+    return isinstance(last, nn.Conv2d | nn.BatchNorm2d)

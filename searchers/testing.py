@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 
+from networks.errors import UserError
 from networks.spaces.space import Genes, SearchSpace
 from searchers.searcher import Candidate, Evaluation, Searcher
 
@@ -20,7 +21,7 @@ def check_searcher(
     history = _drive(make(), space, score, limit=limit, batch=3)
     assert history, "the searcher asked for nothing"
     assert history == _drive(make(), space, score, limit=limit, batch=3), "two runs differ"
-    for cut in {0, len(history) // 2}:
+    for cut in sorted({0, len(history) // 3, 2 * len(history) // 3}):
         _check_resume(make, space, score, cut, len(history))
     _drive(make(), space, lambda genes: float("nan"), limit=min(limit, 30), batch=4)
     _drive(make(), space, score, limit=min(limit, 30), batch=2, fail=True)
@@ -42,10 +43,17 @@ def _drive(
         assert len(genes) <= batch, f"asked for {batch}, got {len(genes)}"
         assert genes or searcher.finished, "nothing asked, nothing open, and not finished: a deadlock"
         for one in genes:
-            space.check(one)
+            _check_legal(space, one)
         searcher.tell([_evaluation(one, start + len(asked) + i, score, fail) for i, one in enumerate(genes)])
         asked += genes
     return asked
+
+
+def _check_legal(space: SearchSpace, genes: Genes) -> None:
+    try:
+        space.check(genes)
+    except UserError as error:
+        raise AssertionError(f"asked for genes that the space refuses: {error}") from error
 
 
 def _evaluation(genes: Genes, ask: int, score: Callable[[Genes], float], fail: bool) -> Evaluation:

@@ -38,7 +38,8 @@ class RandWireSpace(SearchSpace):
 
     @cached_property
     def digest(self) -> str:
-        settings = {kind: [one.setting for one in some] for kind, some in self._settings.items()}
+        # A list: the order of the generators gives the genes their meaning, and JSON sorts keys.
+        settings = [[kind, [one.setting for one in some]] for kind, some in self._settings.items()]
         return digest_of([self.template.model_dump(mode="json"), settings, self.seeds])
 
     @property

@@ -1,0 +1,82 @@
+"""Checkpoints of one candidate: safetensors with a small JSON beside, checksummed, two kept.
+
+The JSON is written last and names the checksum of the tensors; a checkpoint without a matching pair does
+not count. Nothing here reads a pickle.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load, save
+
+log = logging.getLogger(__name__)
+
+KEPT = 2
+
+
+class Checkpoint(NamedTuple):
+    epoch: int
+    tensors: dict[str, torch.Tensor]
+    values: dict[str, Any]
+
+
+class CheckpointStore:
+    """A folder with the newest checkpoints of one candidate. One process writes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, epoch: int, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
+        """Commit a checkpoint and drop all but the newest two."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        body = save(plain)
+        weights, note = self._files(epoch)
+        write_atomically(weights, body)
+        text = json.dumps({"epoch": epoch, "sha256": hashlib.sha256(body).hexdigest(), "values": values})
+        write_atomically(note, text.encode())
+        for old in self.epochs()[:-KEPT]:
+            for path in self._files(old)[::-1]:
+                path.unlink(missing_ok=True)
+
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole; an unusable one is named in the log and passed over."""
+        for epoch in reversed(self.epochs()):
+            try:
+                return self._read(epoch)
+            except (OSError, ValueError, KeyError) as error:
+                log.warning(
+                    "checkpoint %s cannot be used: %s; trying the one before", self._files(epoch)[0], error
+                )
+        return None
+
+    def epochs(self) -> list[int]:
+        """Epochs with a committed checkpoint, ascending."""
+        return sorted(int(path.stem.split("-")[1]) for path in self.folder.glob("epoch-*.json"))
+
+    def _read(self, epoch: int) -> Checkpoint:
+        weights, note = self._files(epoch)
+        about = json.loads(note.read_text())
+        body = weights.read_bytes()
+        if hashlib.sha256(body).hexdigest() != about["sha256"]:
+            raise ValueError("its checksum differs from the recorded one")
+        return Checkpoint(about["epoch"], load(body), about["values"])
+
+    def _files(self, epoch: int) -> tuple[Path, Path]:
+        stem = self.folder / f"epoch-{epoch:06d}"
+        return stem.with_suffix(".safetensors"), stem.with_suffix(".json")
+
+
+def write_atomically(path: Path, body: bytes) -> None:
+    """The file appears whole or not at all."""
+    draft = path.with_name(f".{path.name}.draft")
+    with draft.open("wb") as file:
+        file.write(body)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

@@ -1,0 +1,283 @@
+"""A search as MLflow shows it: a parent run for the search, a child run for each candidate.
+
+Every write is an upsert that depends on the ledger alone, times included: MLflow keeps one entry of a
+metric for each (step, time, value), so a repeated write changes nothing.
+"""
+
+import csv
+import io
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+
+from cluster.ledger import Ledger, Row
+from cluster.ledger_parquet import write_parquet
+from cluster.standing import Best
+from cluster.tracker import redacted, sqlite_file
+from networks.architecture import canonical_json
+
+log = logging.getLogger(__name__)
+
+# What MLflow takes in one log_batch is 1,000 entries, of which 100 params and 100 tags.
+METRICS_A_CALL, PARAMS_A_CALL, PAGE = 800, 100, 1000
+TEXT_LENGTH, NOTE_LENGTH, PARENT_PARAMS = 500, 8000, 300
+SECRET = re.compile(r"passw|secret|token|credential|api_?key|access_?key", re.IGNORECASE)
+WRITTEN_LAST = "macs"  # a child that has this metric has its params and costs
+
+
+@dataclass(slots=True)
+class Child:
+    """A child run in MLflow. described: its params are there. closed: its final row is."""
+
+    run_id: str
+    described: bool
+    closed: bool
+
+
+class SearchView:
+    """The runs of one search. Building it reads what MLflow has, and makes the parent where it is missing.
+
+    Errors of MLflow come through as they are; after one, a new view must be built, because a call that
+    failed may have done its work.
+    """
+
+    def __init__(self, client: MlflowClient, run: Path) -> None:
+        self.client, self.run = client, run
+        self.about: dict[str, Any] = json.loads((run / "run.json").read_text())
+        self._experiment = self._find_experiment()
+        parent = self._find_parent()
+        self.parent: str = parent.info.run_id
+        self._status: str = parent.info.status
+        self._describe_parent(parent)
+        self.children = {} if self.frontier_only else self._read_children()
+
+    @property
+    def frontier_only(self) -> bool:
+        return bool(self.about.get("runs") == "frontier")
+
+    def reopen(self) -> None:
+        """Show the search as running again: it was resumed."""
+        if self._status != "RUNNING":
+            self.client.update_run(self.parent, status="RUNNING")
+            self._status = "RUNNING"
+
+    def write_row(self, row: Row) -> None:
+        """Add what this row says to its candidate's run, which is made for the first one."""
+        child = self.children.get(row.candidate.id)
+        if child and child.closed:
+            return
+        state = {"status": row.status, "place": row.place, **({"reason": row.reason} if row.reason else {})}
+        tags = [RunTag(key, value[:NOTE_LENGTH]) for key, value in state.items()]
+        if child is None:
+            child = self._create_child(row, state)
+            tags = []  # create_run wrote them
+        metrics, params = list(_metrics(row)), []
+        if not child.described:
+            params = [Param(_key(name), _text(value)) for name, value in _params(row).items()]
+            metrics += [Metric(name, cost, row.time, 0) for name, cost in _costs(row).items()]
+        self._log(child.run_id, metrics, params, tags)
+        child.described = True
+        if row.final:
+            status = "FAILED" if row.status == "failed" else "FINISHED"
+            self.client.set_terminated(child.run_id, status, end_time=row.time)
+            child.closed = True
+
+    def write_best(self, points: Sequence[Best]) -> None:
+        """The best so far, on the parent, over evaluations."""
+        name = f"best_{self.about['metric']}"
+        self._log(self.parent, [Metric(name, point.value, point.time, point.step) for point in points])
+
+    def write_leaders(self, leaders: Sequence[Row]) -> None:
+        """The table ``leaders.csv`` of the parent: sorting thousands of children would take seconds."""
+        table = io.StringIO()
+        metric = self.about["metric"]
+        names = list(dict.fromkeys(name for row in leaders for name in row.names))
+        header = ["rank", "candidate", metric, "epoch", "status", "params", "macs", "seconds", "id", "run"]
+        sheet = csv.writer(table, lineterminator="\n")
+        sheet.writerow([*header, *names])
+        for rank, row in enumerate(leaders, 1):
+            child = self.children.get(row.candidate.id)
+            cells = [rank, label(row), row.metrics[metric], row.epoch, row.status, row.cost.params]
+            cells += [row.cost.macs, row.seconds, row.candidate.id, child.run_id if child else ""]
+            sheet.writerow([*cells, *(row.names.get(name, "") for name in names)])
+        self.client.log_text(self.parent, table.getvalue(), "leaders.csv")
+
+    def finish(self, leaders: Sequence[Row], status: str, time: int) -> None:
+        """Everything that is known at the end: leaders, report, pictures, the ledger; then end the parent."""
+        if self.frontier_only:
+            self._write_frontier(leaders)
+        self.write_leaders(leaders)
+        for file in (self.run / "report.md", self.run / "report.json"):
+            if file.exists():
+                self.client.log_artifact(self.parent, str(file))
+        pictures = self.run / "pictures"
+        for file in sorted(pictures.iterdir()) if pictures.exists() else []:
+            if file.suffix in {".png", ".svg"}:
+                self.client.log_artifact(self.parent, str(file), "pictures")
+        if (self.run / "report.md").exists():
+            note = (self.run / "report.md").read_text()[:NOTE_LENGTH]
+            self.client.set_tag(self.parent, "mlflow.note.content", note)
+        parquet = self.run / "tracking" / "ledger.parquet"
+        write_parquet(Ledger(self.run / "ledger"), parquet)
+        self.client.log_artifact(self.parent, str(parquet))
+        self.end(status, time)
+
+    def end(self, status: str, time: int) -> None:
+        self.client.set_terminated(self.parent, status, end_time=time)
+        self._status = status
+
+    def _write_frontier(self, leaders: Sequence[Row]) -> None:
+        self.children = self._read_children()
+        chosen = {row.candidate.id for row in leaders}
+        for row in Ledger(self.run / "ledger").rows():
+            if row.candidate.id in chosen:
+                self.write_row(row)
+
+    def _find_experiment(self) -> str:
+        name = self.about["experiment"]
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return found.experiment_id
+        # Without a server MLflow would put artifacts into ./mlruns of whoever writes first.
+        place = None
+        uri = self.about["tracking_uri"]
+        if not uri.startswith("http"):
+            file = sqlite_file(uri)
+            folder = file.absolute().parent if file else self.run.absolute().parent
+            place = (folder / "mlartifacts" / name).as_uri()
+        return self.client.create_experiment(name, artifact_location=place)
+
+    def _find_parent(self) -> Run:
+        key = f"{self.about['run']}@{self.about['recipe_digest'][:16]}"
+        found = self.client.search_runs([self._experiment], f"tags.`weft.run` = '{key}'", max_results=1)
+        if found:
+            return found[0]
+        tags = {
+            "weft.run": key, "weft.recipe_digest": self.about["recipe_digest"],
+            "weft.space_digest": self.about["space_digest"], "mlflow.source.name": "weft",
+        }  # fmt: skip
+        return self.client.create_run(self._experiment, self.about["created"], tags, self.about["run"])
+
+    def _describe_parent(self, parent: Run) -> None:
+        """The recipe as params (those not there yet: a resumed search may run elsewhere) and as a file."""
+        recipe = without_secrets(self.about["recipe"])
+        flat = {_key(name): _text(value) for name, value in flatten(recipe)}
+        params = [Param(name, value) for name, value in flat.items() if name not in parent.data.params]
+        room = PARENT_PARAMS - len(parent.data.params)
+        self._log(self.parent, params=params[: max(0, room)])
+        if "weft.described" not in parent.data.tags:
+            self.client.log_text(self.parent, yaml.safe_dump(recipe, sort_keys=False), "recipe.yaml")
+            self.client.set_tag(self.parent, "weft.described", "true")
+
+    def _create_child(self, row: Row, state: Mapping[str, str]) -> Child:
+        tags = {
+            "mlflow.parentRunId": self.parent, "weft.candidate_id": row.candidate.id,
+            "genes": canonical_json(list(row.candidate.genes))[:NOTE_LENGTH], **state,
+        }  # fmt: skip
+        start = max(0, row.time - round(1000 * row.seconds))
+        run = self.client.create_run(self._experiment, start, tags, label(row))
+        child = Child(run.info.run_id, described=False, closed=False)
+        self.children[row.candidate.id] = child
+        return child
+
+    def _read_children(self) -> dict[str, Child]:
+        """All children by candidate id. Of two with one id, which a lost answer to create_run can leave,
+        the fuller stays."""
+        children: dict[str, Child] = {}
+        query, page = f"tags.`mlflow.parentRunId` = '{self.parent}'", None
+        while True:
+            found = self.client.search_runs([self._experiment], query, max_results=PAGE, page_token=page)
+            for run in found:
+                key = run.data.tags.get("weft.candidate_id")
+                if key is None:
+                    continue  # a run that somebody else hung under this parent
+                closed = run.info.status not in {"RUNNING", "SCHEDULED"}
+                child = Child(run.info.run_id, WRITTEN_LAST in run.data.metrics, closed)
+                if key in children:
+                    both = (children[key], child)
+                    spare, child = sorted(both, key=lambda one: (one.closed, one.described))
+                    log.warning("two runs for candidate %s; deleting %s", key, spare.run_id)
+                    self.client.delete_run(spare.run_id)
+                children[key] = child
+            page = found.token
+            if not page:
+                return children
+
+    def _log(
+        self,
+        run_id: str,
+        metrics: Sequence[Metric] = (),
+        params: Sequence[Param] = (),
+        tags: Sequence[RunTag] = (),
+    ) -> None:
+        """One call where MLflow's limits allow; metrics go last."""
+        while len(params) > PARAMS_A_CALL:
+            self.client.log_batch(run_id, params=params[:PARAMS_A_CALL])
+            params = params[PARAMS_A_CALL:]
+        if metrics or params or tags:
+            self.client.log_batch(run_id, metrics=metrics[:METRICS_A_CALL], params=params, tags=tags)
+        for start in range(METRICS_A_CALL, len(metrics), METRICS_A_CALL):
+            self.client.log_batch(run_id, metrics=metrics[start : start + METRICS_A_CALL])
+
+
+def label(row: Row) -> str:
+    """``WS(4, 0.75) seed 1``, or ``candidate 17`` for spaces without settings and seeds."""
+    if {"setting", "seed"} <= set(row.names):
+        return f"{row.names['setting']} seed {row.names['seed']}"
+    return f"candidate {row.candidate.ask_index}"
+
+
+def _params(row: Row) -> dict[str, Any]:
+    return {**row.names, "ask_index": row.candidate.ask_index, "architecture": row.architecture}
+
+
+def _costs(row: Row) -> dict[str, int]:
+    costs = row.cost._asdict()
+    return {name: costs[name] for name in sorted(costs, key=lambda name: name == WRITTEN_LAST)}
+
+
+def _metrics(row: Row) -> Iterator[Metric]:
+    """Each epoch's metrics at its step. Their times are spread evenly over the candidate's own work."""
+    pace = 1000 * row.seconds / row.epoch if row.epoch else 0.0
+    for point in row.curve:
+        step = int(point["epoch"])
+        time = max(0, row.time - round((row.epoch - step) * pace))
+        yield from (Metric(_key(key), value, time, step) for key, value in point.items() if key != "epoch")
+    for key, value in {**row.metrics, "seconds": row.seconds}.items():
+        yield Metric(_key(key), value, row.time, row.epoch)
+
+
+def _key(name: str) -> str:
+    """A name that MLflow takes: no odd characters, nothing that reads as a path."""
+    return re.sub(r"[^\w.\- ]", "_", name).strip(". ")[:250] or "_"
+
+
+def _text(value: object) -> str:
+    text = value if isinstance(value, str) else canonical_json(value)
+    return text if len(text) <= TEXT_LENGTH else text[: TEXT_LENGTH - 1] + "…"
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """``a.b`` and value for every leaf of nested mappings; None is left out, a list is a leaf."""
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from flatten(inner, f"{prefix}{key}.")
+        elif inner is not None:
+            yield f"{prefix}{key}", inner
+
+
+def without_secrets(value: Any) -> Any:
+    """Nested data without entries that are named like secrets and without passwords in addresses."""
+    if isinstance(value, Mapping):
+        return {key: without_secrets(inner) for key, inner in value.items() if not SECRET.search(str(key))}
+    if isinstance(value, list):
+        return [without_secrets(inner) for inner in value]
+    return redacted(value) if isinstance(value, str) and "://" in value else value

@@ -1,0 +1,264 @@
+"""Pictures of a search: wirings, leaders, learning curves. Figures are made without pyplot: no global state."""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PathCollection
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path as Curve
+
+from cluster.layout import Layout, Point, lay_out
+from cluster.ledger import Row
+from networks.architecture import Architecture
+from networks.graph import Graph
+
+INK, SOFT, FAINT = "#1f2933", "#52606d", "#cbd2d9"
+INPUT, OUTPUT = "#f0b429", "#d64545"
+DEGREES = mpl.colormaps["YlGnBu"]
+SETTING_COLOURS = ("#0967d2", "#d9822b", "#1b998b", "#a23b72", "#6b7a8f", "#8a6d3b")
+ROW_INCHES, UNIT_INCHES = 0.44, 0.36
+NODE_AREA = 120.0  # points squared
+
+Weights = Mapping[tuple[int, int], float]
+
+
+def draw_architecture(architecture: Architecture, title: str, weights: Weights | None = None) -> Figure:
+    """The stages' graphs side by side, data flowing down, one row a topological level.
+
+    Nodes are coloured by out-degree. `weights` maps (stage, position in `graph.edges`) to a factor in
+    0..1, for example the sigmoid of a learned edge value: an edge's width and darkness follow it.
+    """
+    graphs = [architecture.graph(position) for position in range(len(architecture.stages))]
+    layouts = [lay_out(graph) for graph in graphs]
+    shapes = architecture.stage_shapes()[1:]
+    widths = [max(2.6, UNIT_INCHES * (2 * layout.reach + 2)) for layout in layouts]
+    height = ROW_INCHES * max(layout.rows for layout in layouts) + 1.9
+    figure = _figure(sum(widths) + 0.4, height)
+    figure.suptitle(title, x=0.5, y=1 - 0.22 / height, fontsize=13, color=INK, va="center")
+    top = max(_out_degrees(graph)[node] for graph in graphs for node in _inner(graph))
+    scale = ScalarMappable(Normalize(0, max(1, top)), DEGREES)
+    left = 0.2
+    for position, (graph, layout, shape) in enumerate(zip(graphs, layouts, shapes, strict=True)):
+        inches = (figure.get_figwidth(), height)
+        axes = figure.add_axes(
+            (left / inches[0], 0.95 / height, widths[position] / inches[0], (height - 1.85) / height)
+        )
+        left += widths[position]
+        _draw_graph(axes, graph, layout, scale, _of_stage(weights, position))
+        axes.set_title(f"stage {position + 1}", fontsize=10, color=INK, loc="center", pad=16)
+        note = f"{shape.c} × {shape.h} × {shape.w},  {len(_inner(graph))} nodes, {len(graph.edges)} edges"
+        axes.text(0.5, 1, note, transform=axes.transAxes, ha="center", va="bottom", fontsize=8, color=SOFT)
+    _legend(figure, scale, weighted=weights is not None)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _out_degrees(graph: Graph) -> dict[int, int]:
+    degrees = dict.fromkeys(graph.operation_of, 0)
+    for edge in graph.edges:
+        degrees[edge.source] += 1
+    return degrees
+
+
+def _inner(graph: Graph) -> list[int]:
+    """The computing nodes."""
+    return [node.id for node in graph.nodes if node.id not in graph.inputs and node.id != graph.output]
+
+
+def _of_stage(weights: Weights | None, stage: int) -> dict[int, float] | None:
+    if weights is None:
+        return None
+    return {edge: weight for (where, edge), weight in weights.items() if where == stage}
+
+
+def _draw_graph(
+    axes: Axes, graph: Graph, layout: Layout, scale: ScalarMappable, weights: Mapping[int, float] | None
+) -> None:
+    axes.set_axis_off()
+    half = max(layout.reach + 1, 2.6 / UNIT_INCHES / 2)
+    axes.set_xlim(-half, half)
+    axes.set_ylim(layout.rows - 0.5, -0.5)
+    degrees = _out_degrees(graph)
+    for position, points in enumerate(layout.edges):
+        source = graph.edges[position].source
+        colour = SOFT if source in graph.inputs else scale.to_rgba(degrees[source])
+        weight = 0.5 if weights is None else weights.get(position, 1.0)
+        patch = PathPatch(
+            _smooth(points), facecolor="none", edgecolor=_darker(colour), linewidth=0.35 + 1.7 * weight,
+            alpha=0.75 if weights is None else 0.25 + 0.65 * weight, capstyle="round",
+        )  # fmt: skip
+        axes.add_patch(patch)
+    inner = _inner(graph)
+    _dots(axes, [layout.nodes[node] for node in inner], "o", [scale.to_rgba(degrees[n]) for n in inner])
+    _dots(axes, [layout.nodes[node] for node in graph.inputs], "s", [INPUT] * len(graph.inputs))
+    _dots(axes, [layout.nodes[graph.output]], "s", [OUTPUT])
+    for node in inner:
+        x, y = layout.nodes[node]
+        dark = scale.norm(degrees[node]) > 0.55
+        axes.text(
+            x, y, str(node), ha="center", va="center_baseline", fontsize=6, color="white" if dark else INK
+        )
+
+
+def _dots(axes: Axes, points: Sequence[Point], marker: str, colours: Sequence[object]) -> PathCollection:
+    x, y = [point[0] for point in points], [point[1] for point in points]
+    return axes.scatter(
+        x, y, s=NODE_AREA, c=list(colours), marker=marker, edgecolors=INK, linewidths=0.7, zorder=3
+    )
+
+
+def _smooth(points: Sequence[Point]) -> Curve:
+    """A curve through the points that crosses every row straight down."""
+    vertices, codes = [points[0]], [Curve.MOVETO]
+    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        middle = (y0 + y1) / 2
+        vertices += [(x0, middle), (x1, middle), (x1, y1)]
+        codes += [Curve.CURVE4] * 3
+    return Curve(vertices, codes)
+
+
+def _darker(colour: object) -> tuple[float, float, float]:
+    """Light colours vanish as thin lines on white."""
+    red, green, blue = mpl.colors.to_rgb(colour)  # type: ignore[arg-type]
+    return 0.72 * red, 0.72 * green, 0.72 * blue
+
+
+def _legend(figure: Figure, scale: ScalarMappable, weighted: bool) -> None:
+    width, height = figure.get_size_inches()
+    marks = [
+        Line2D([], [], marker="s", linestyle="", markersize=8, color=INPUT, markeredgecolor=INK, label="input"),
+        Line2D([], [], marker="s", linestyle="", markersize=8, color=OUTPUT, markeredgecolor=INK, label="output (mean)"),
+    ]
+    if weighted:
+        marks += [
+            Line2D([], [], color=SOFT, linewidth=0.35 + 1.7 * w, alpha=0.25 + 0.65 * w, label=f"weight {w:g}")
+            for w in (0.1, 0.9)
+        ]
+    figure.legend(
+        handles=marks, loc="center", bbox_to_anchor=(0.3, 0.42 / height), ncols=2, frameon=False, fontsize=8
+    )
+    bar = figure.add_axes((0.58, 0.5 / height, min(0.34, 2.2 / width), 0.12 / height))
+    figure.colorbar(scale, cax=bar, orientation="horizontal")
+    bar.set_title("out-degree (nodes, and the edges that leave them)", fontsize=8, color=INK, pad=4)
+    bar.tick_params(labelsize=7, length=2, color=SOFT, labelcolor=SOFT)
+    ticks = sorted({round(i * scale.norm.vmax / 4) for i in range(5)})
+    bar.set_xticks(ticks)
+
+
+def draw_leaders(rows: Iterable[Row], metric: str = "validation_accuracy") -> Figure:
+    """The metric of each setting over its seeds: a dot a candidate, mean and sample deviation beside them
+    (the paper's Fig. 3). Only candidates that were trained to the end count; settings without one are named
+    below the axis as stopped."""
+    finals = {row.candidate.id: row for row in rows if row.final}
+    values: dict[str, list[float]] = {}
+    kinds: dict[str, str] = {}
+    for row in finals.values():
+        setting = str(row.names.get("setting", "all candidates"))
+        kinds.setdefault(setting, str(row.names.get("generator", setting)))
+        scores = values.setdefault(setting, [])
+        if row.status == "ok" and not math.isnan(row.metrics.get(metric, math.nan)):
+            scores.append(row.metrics[metric])
+    settings = sorted(values, key=lambda setting: list(dict.fromkeys(kinds.values())).index(kinds[setting]))
+    figure = _figure(max(4.8, 1.2 + 0.62 * len(settings)), 4.4)
+    axes = figure.add_subplot()
+    colours = dict(zip(dict.fromkeys(kinds.values()), SETTING_COLOURS * len(kinds), strict=False))
+    for place, setting in enumerate(settings):
+        scores, colour = values[setting], colours[kinds[setting]]
+        if not scores:
+            continue
+        spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
+        mean = statistics.fmean(scores)
+        axes.errorbar(
+            place + 0.14, mean, yerr=spread, fmt="D", markersize=5.5, color=colour, elinewidth=1.6,
+            capsize=4, zorder=3,
+        )  # fmt: skip
+        axes.scatter([place - 0.14] * len(scores), scores, s=22, color=colour, alpha=0.55, linewidths=0)
+    axes.set_xticks(range(len(settings)))
+    names = [setting if values[setting] else f"{setting}\n(none finished)" for setting in settings]
+    turned = len(settings) > 8
+    axes.set_xticklabels(names, rotation=60 if turned else 0, ha="right" if turned else "center", fontsize=8)
+    axes.set_xlim(-0.6, len(settings) - 0.4)
+    marks = [
+        Line2D([], [], marker="o", linestyle="", color=SOFT, alpha=0.6, markersize=5, label="one seed"),
+        Line2D([], [], marker="D", linestyle="-", color=SOFT, markersize=5, label="mean ± deviation"),
+    ]
+    axes.legend(handles=marks, frameon=False, fontsize=8, loc="best")
+    _dress(axes, metric)
+    figure.tight_layout()
+    return figure
+
+
+def draw_curves(rows: Iterable[Row], metric: str = "validation_accuracy") -> Figure:
+    """The metric of every candidate against the epoch. Coloured: trained to the end, the best one thick.
+    Grey with a bar: stopped early. Grey with a cross: failed. A candidate without a final row runs on."""
+    curves: dict[str, list[Point]] = {}
+    last: dict[str, Row] = {}
+    for row in rows:
+        points = curves.setdefault(row.candidate.id, [])
+        points += [(point["epoch"], point[metric]) for point in row.curve if metric in point]
+        last[row.candidate.id] = row
+    figure = _figure(7.2, 4.4)
+    axes = figure.add_subplot()
+    finished = {key: row for key, row in last.items() if row.status == "ok" and curves[key]}
+    best = max(finished, key=lambda key: finished[key].metrics.get(metric, -math.inf), default=None)
+    kinds = list(dict.fromkeys(str(row.names.get("generator", "candidates")) for row in last.values()))
+    colours = dict(zip(kinds, SETTING_COLOURS * len(kinds), strict=False))
+    for key, points in curves.items():
+        x, y = [point[0] for point in points], [point[1] for point in points]
+        if key in finished:
+            colour = colours[str(last[key].names.get("generator", "candidates"))]
+            width, alpha = (2.4, 1.0) if key == best else (1.1, 0.65)
+            axes.plot(x, y, color=colour, linewidth=width, alpha=alpha, zorder=3 if key == best else 2)
+        else:
+            end = {"stopped": "|", "failed": "x"}.get(last[key].status, "")
+            axes.plot(x, y, color=FAINT, linewidth=1, zorder=1)
+            axes.plot(x[-1:], y[-1:], color=SOFT, alpha=0.6, marker=end, markersize=6, linestyle="", zorder=1)
+    shown = dict.fromkeys(str(row.names.get("generator", "candidates")) for row in finished.values())
+    marks = [Line2D([], [], color=colours[kind], label=kind) for kind in shown]
+    for end, status in (("|", "stopped"), ("x", "failed")):
+        if any(row.status == status for row in last.values()):
+            marks.append(Line2D([], [], color=FAINT, marker=end, markeredgecolor=SOFT, label=f"{status} early"))
+    if best is not None:
+        marks.insert(0, Line2D([], [], color=INK, linewidth=2.4, label=f"best: {_name(finished[best])}"))
+    axes.legend(handles=marks, frameon=False, fontsize=8, loc="best")
+    axes.set_xlabel("epoch", fontsize=9, color=INK)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _dress(axes, metric)
+    figure.tight_layout()
+    return figure
+
+
+def _name(row: Row) -> str:
+    if {"setting", "seed"} <= set(row.names):
+        return f"{row.names['setting']} seed {row.names['seed']}"
+    return f"candidate {row.candidate.ask_index}"
+
+
+def _dress(axes: Axes, metric: str) -> None:
+    axes.set_ylabel(metric.replace("_", " "), fontsize=9, color=INK)
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG or SVG, by the name's ending. Equal figures give equal files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stamp = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    with mpl.rc_context({"svg.hashsalt": "weft"}):
+        figure.savefig(path, dpi=150, metadata=stamp)

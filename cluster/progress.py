@@ -1,0 +1,115 @@
+"""Live progress of a search: a line that renews itself in a terminal, plain lines elsewhere."""
+
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from cluster.ledger import Row
+from cluster.recipe import HalvingStopping, Recipe
+from cluster.trial import Report
+from searchers.halving import planned_epochs
+
+PLAIN_EVERY = 10.0  # seconds between plain lines
+
+
+class Progress:
+    """Hears of reports and committed rows; shows candidates done / running / stopped, best, time left.
+
+    Time left counts epochs: those that are planned if nothing fails, at the pace so far.
+    """
+
+    def __init__(self, console: Console, recipe: Recipe, candidates: int) -> None:
+        self._console, self._metric, self._candidates = console, recipe.metric, candidates
+        stopping = recipe.stopping
+        eta = stopping.eta if isinstance(stopping, HalvingStopping) else 1
+        marks = recipe.rungs if isinstance(stopping, HalvingStopping) else [recipe.training.epochs]
+        self._planned = planned_epochs(candidates, marks, eta)
+        self._epochs: dict[int, int] = {}
+        self._ended: dict[int, str] = {}
+        self._best: tuple[float, str] | None = None
+        self._started = self._said = time.monotonic()
+        self._before = 0
+        self._live: Live | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        self._started = self._said = time.monotonic()
+        self._before = sum(self._epochs.values())
+        if self._console.is_terminal:
+            self._live = Live(
+                self.line(), console=self._console, refresh_per_second=4, get_renderable=self.line
+            )
+            self._live.__enter__()
+        else:
+            self._console.print(self.line())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.__exit__(kind, error, trace)
+        else:
+            self._console.print(self.line())
+
+    def heard(self, report: Report) -> None:
+        with self._lock:
+            self._epochs[report.ask_index] = max(report.epoch, self._epochs.get(report.ask_index, 0))
+        self._say()
+
+    def committed(self, rows: list[Row]) -> None:
+        with self._lock:
+            for row in rows:
+                ask = row.candidate.ask_index
+                self._epochs[ask] = max(row.epoch, self._epochs.get(ask, 0))
+                if row.final:
+                    self._ended[ask] = row.status
+                value = row.metrics.get(self._metric)
+                if value is not None and (self._best is None or value > self._best[0]):
+                    self._best = (value, f"{row.names['setting']} seed {row.names['seed']}")
+        self._say()
+
+    def line(self) -> Text:
+        with self._lock:
+            ended = list(self._ended.values())
+            open_now = sum(ask not in self._ended for ask in self._epochs)
+            counts = [
+                f"{ended.count('ok')} done",
+                f"{open_now} in training",
+                f"{ended.count('stopped')} stopped",
+            ]
+            if "failed" in ended:
+                counts.append(f"{ended.count('failed')} failed")
+            parts = [f"{len(ended)}/{self._candidates} candidates", ", ".join(counts)]
+            if self._best is not None:
+                parts.append(f"best {100 * self._best[0]:.2f} % ({self._best[1]})")
+            parts.append(self._time_left())
+        return Text(" · ".join(parts), no_wrap=True, overflow="ellipsis")
+
+    def _time_left(self) -> str:
+        trained = sum(self._epochs.values())
+        elapsed = time.monotonic() - self._started
+        new = trained - self._before
+        if len(self._ended) == self._candidates:
+            return f"{clock(elapsed)} taken"
+        if new <= 0:
+            return f"epoch {trained} of about {self._planned}"
+        left = max(0, self._planned - trained) * elapsed / new
+        return f"epoch {trained} of about {self._planned}, {clock(left)} left"
+
+    def _say(self) -> None:
+        if self._live is None and time.monotonic() - self._said >= PLAIN_EVERY:
+            self._said = time.monotonic()
+            self._console.print(self.line())
+
+
+def clock(seconds: float) -> str:
+    """``1:02:03`` or ``2:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,220 @@
+"""The recipe: everything about a search, as one YAML file. Unknown keys are errors."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from cluster.recipe_errors import RecipeError, explain
+from networks.architecture import Shape, digest_of
+from networks.errors import UserError, nearest
+from networks.generators import GENERATORS, RandomGraph, paper_grid
+from networks.randwire import RandWireSettings, RandWireTemplate
+from networks.spaces.randwire import RandWireSpace
+from searchers.halving import rungs
+from trainers.data import DataSettings
+from trainers.training import TrainingSettings
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RandWireSection(RandWireSettings):
+    """RandWire's grid. `generators` is ``paper`` (the grid of its Fig. 3) or a list such as
+    ``{generator: WS, k: [2, 4], p: [0, 0.5]}``: every combination of the listed values. `seeds` is a
+    list, or a number n for 1..n. Image shape and classes follow the data unless given."""
+
+    kind: Literal["randwire"] = "randwire"
+    generators: Literal["paper"] | list[dict[str, Any]] = "paper"
+    seeds: int | list[int] = 5
+    image: Shape | None = None
+    classes: int | None = Field(None, ge=2)
+
+    @field_validator("generators")
+    @classmethod
+    def _known(
+        cls, entries: Literal["paper"] | list[dict[str, Any]]
+    ) -> Literal["paper"] | list[dict[str, Any]]:
+        expand_generators(entries)
+        return entries
+
+    def build(self, image: Shape, classes: int) -> RandWireSpace:
+        """The space for data of this shape. Raises `UserError` for settings that cannot be built."""
+        for field, given, found in (("image", self.image, image), ("classes", self.classes, classes)):
+            if given is not None and given != found:
+                raise UserError(f"space.{field}", given, f"{found}, as the data has (or leave it out)")
+        fields = set(RandWireSettings.model_fields)
+        template = RandWireTemplate(image=image, classes=classes, **self.model_dump(include=fields))
+        seeds = list(range(1, self.seeds + 1)) if isinstance(self.seeds, int) else self.seeds
+        try:
+            return RandWireSpace(template, expand_generators(self.generators), seeds)
+        except UserError as error:
+            raise error.under("space") from None
+
+
+def expand_generators(entries: Literal["paper"] | Sequence[Mapping[str, Any]]) -> list[RandomGraph]:
+    """The generator settings that the entries of a recipe stand for, in order."""
+    if entries == "paper":
+        return paper_grid()
+    settings: list[RandomGraph] = []
+    for position, entry in enumerate(entries):
+        assert not isinstance(entry, str)
+        kind = entry.get("generator")
+        if kind not in GENERATORS:
+            raise UserError(f"{position}.generator", kind, ", ".join(GENERATORS), nearest(kind, GENERATORS))
+        model = GENERATORS[kind]
+        values = {key: value if isinstance(value, list) else [value] for key, value in entry.items()}
+        for combination in itertools.product(*values.values()):
+            try:
+                settings.append(model.model_validate(dict(zip(values, combination, strict=True))))
+            except ValidationError as error:
+                raise explain(error, model)[0].under(str(position)) from None
+    return settings
+
+
+class NoStopping(Section):
+    """Every candidate is trained to the end."""
+
+    kind: Literal["none"] = "none"
+
+
+class HalvingStopping(Section):
+    """Synchronous successive halving: at epochs grace, grace*eta, … the best 1/eta go on. Which stop
+    depends on scores alone."""
+
+    kind: Literal["halving"] = "halving"
+    eta: int = Field(3, ge=2)
+    grace: int = Field(1, ge=1)
+
+
+class AshaStopping(Section):
+    """Tune's asynchronous halving: never waits; which candidates stop depends on timing. Needs Ray."""
+
+    kind: Literal["asha"] = "asha"
+    eta: int = Field(3, ge=2)
+    grace: int = Field(1, ge=1)
+
+
+Stopping = Annotated[NoStopping | HalvingStopping | AshaStopping, Field(discriminator="kind")]
+
+
+class Resources(Section):
+    """What one candidate takes, and at most how many run at once (`workers`; None: as many as fit).
+
+    `workers` sizes a Ray that weft starts on this machine; on a cluster that is there already, what runs
+    at once follows from what a candidate takes.
+    """
+
+    cpus: float = Field(1, gt=0)
+    gpus: float = Field(0, ge=0)
+    workers: int | None = Field(None, ge=1)
+
+
+class Tracking(Section):
+    """`uri`: an MLflow tracking URI; None is a SQLite file in the run's folder. `runs`: a child run for
+    every candidate, or for the frontier alone (above 2,000 candidates the choice must be made)."""
+
+    uri: str | None = None
+    runs: Literal["all", "frontier"] | None = None
+
+
+class Recipe(Section):
+    """A search. `metric` is maximised. `retries`: how often a candidate whose process died is tried again."""
+
+    version: Literal[1]
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)
+    seed: int = 0
+    space: RandWireSection
+    data: DataSettings = DataSettings()
+    training: TrainingSettings = TrainingSettings()
+    stopping: Stopping = NoStopping()
+    metric: Literal["validation_accuracy"] = "validation_accuracy"
+    resources: Resources = Resources()
+    retries: int = Field(3, ge=0)
+    tracking: Tracking = Tracking()
+    storage: Path = Path("runs")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not isinstance(self.stopping, NoStopping) and self.stopping.grace > self.training.epochs:
+            raise UserError(
+                "stopping.grace", self.stopping.grace, f"1 to training.epochs ({self.training.epochs})"
+            )
+        return self
+
+    @property
+    def rungs(self) -> list[int]:
+        """Epochs at which a candidate may stop; the last is the end of training."""
+        if isinstance(self.stopping, NoStopping):
+            return [self.training.epochs]
+        return rungs(self.training.epochs, self.stopping.grace, self.stopping.eta)
+
+    @property
+    def digest(self) -> str:
+        """Of what decides the results: not of where it runs, is stored or tracked."""
+        return digest_of(
+            self.model_dump(mode="json", exclude={"resources", "retries", "tracking", "storage"})
+        )
+
+
+def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, or one that comes with weft by its name; then apply ``a.b=c`` changes.
+
+    Raises `RecipeError`, which names the file and every mistake in it.
+    """
+    path = find_recipe(name)
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            path, [UserError("", "the file", "valid YAML", " ".join(str(error).split()))]
+        ) from None
+    if not isinstance(raw, dict):
+        raise RecipeError(path, [UserError("", type(raw).__name__, "a mapping: version, name, space, …")])
+    try:
+        for change in changes:
+            apply_change(raw, change)
+        return Recipe.model_validate(raw)
+    except UserError as error:
+        raise RecipeError(path, [error]) from None
+    except ValidationError as error:
+        raise RecipeError(path, explain(error, Recipe)) from None
+
+
+def find_recipe(name: str) -> Path:
+    """The file of this path, or the packaged recipe of this name."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    with resources.as_file(resources.files("recipes")) as folder:
+        packaged = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    if path.suffix in {"", ".yaml", ".yml"} and path.stem in packaged and path.parent.name in {"", "recipes"}:
+        return packaged[path.stem]
+    allowed = f"a file, or one of the recipes that come with weft: {', '.join(packaged)}"
+    raise UserError("RECIPE", name, allowed, nearest(path.stem, packaged))
+
+
+def apply_change(raw: dict[str, Any], change: str) -> None:
+    """Set one value in a recipe: ``training.epochs=3``. The value is read as YAML."""
+    dotted, equals, text = change.partition("=")
+    parts = dotted.split(".")
+    if not equals or not all(parts):
+        raise UserError("--set", change, "a.b=value, such as training.epochs=3")
+    place: Any = raw
+    for depth, part in enumerate(parts):
+        key: Any = part
+        if isinstance(place, list):
+            if not part.isdigit() or int(part) >= len(place):
+                raise UserError("--set", change, f"0 to {len(place) - 1} for {'.'.join(parts[:depth])}")
+            key = int(part)
+        elif not isinstance(place, dict):
+            raise UserError("--set", change, f"a key of a section; {'.'.join(parts[:depth])} is {place!r}")
+        if depth == len(parts) - 1:
+            place[key] = yaml.safe_load(text)
+        else:
+            place = place[key] if isinstance(place, list) else place.setdefault(key, {})

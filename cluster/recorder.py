@@ -1,0 +1,65 @@
+"""From reports to committed rows: the one place that writes a search's ledger."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from cluster.ledger import Ledger, Row, RowStatus
+from cluster.trial import Report
+from networks.complexity import Complexity
+from searchers.searcher import Candidate
+
+
+class Entrant(NamedTuple):
+    """A candidate of a grid, with what is known before it is trained."""
+
+    candidate: Candidate
+    names: dict[str, Any]
+    architecture: str
+    cost: Complexity
+
+
+class Recorder:
+    """Commits rows and tells listeners of them, in order. Rows of one call are one segment."""
+
+    def __init__(self, ledger: Ledger, entrants: Sequence[Entrant]) -> None:
+        self._ledger = ledger
+        self._entrants = {entrant.candidate.ask_index: entrant for entrant in entrants}
+        self._recorded: dict[int, int] = {}  # ask index -> last epoch in the ledger
+        self._segments = len(ledger.segments())
+        self.listeners: list[Callable[[list[Row]], None]] = []
+
+    def replay(self) -> list[Row]:
+        """The rows that are committed already; later ones will continue them."""
+        rows = list(self._ledger.rows())
+        for row in rows:
+            self._recorded[row.candidate.ask_index] = row.epoch
+        return rows
+
+    def commit(self, rung: int, outcomes: Sequence[tuple[Report, RowStatus]]) -> list[Row]:
+        rows = [self._row(rung, report, status) for report, status in outcomes]
+        self._ledger.append_at(self._segments, rows)
+        self._segments += 1
+        for row in rows:
+            self._recorded[row.candidate.ask_index] = row.epoch
+        for listener in self.listeners:
+            listener(rows)
+        return rows
+
+    def _row(self, rung: int, report: Report, status: RowStatus) -> Row:
+        entrant = self._entrants[report.ask_index]
+        since = self._recorded.get(report.ask_index, 0)
+        return Row(
+            candidate=entrant.candidate,
+            names=entrant.names,
+            architecture=entrant.architecture,
+            cost=entrant.cost,
+            rung=rung,
+            epoch=report.epoch,
+            status=status,
+            reason=report.reason,
+            metrics={} if status == "failed" else report.metrics,
+            curve=tuple(point for point in report.curve if point["epoch"] > since),
+            seconds=report.seconds,
+            place=report.place,
+            time=report.time,
+        )

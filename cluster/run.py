@@ -1,0 +1,167 @@
+"""A run's folder: one search, its ledger, its checkpoints and what is said about it.
+
+runs/NAME-001/ holds run.json, recipe.yaml, ledger/, candidates/, pictures/, report.md, report.json and,
+once the search has ended, finished.json. One process at a time may write it (`lock`).
+"""
+
+import fcntl
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from cluster.checkpoints import write_atomically
+from cluster.ledger import Ledger
+from cluster.recipe import Recipe
+from networks.errors import UserError, nearest
+
+Ending = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class Run:
+    """The folder of one search."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+
+    @classmethod
+    def create(cls, recipe: Recipe, space_digest: str) -> "Run":
+        """A new folder with the next free number. Raises `UserError` when storage cannot be written."""
+        try:
+            recipe.storage.mkdir(parents=True, exist_ok=True)
+            run = cls(_next_folder(recipe))
+            (run.folder / "pictures").mkdir()
+            write_atomically(run.folder / "recipe.yaml", _yaml(recipe).encode())
+            about = {
+                "run": run.name,
+                "experiment": recipe.name,
+                "recipe": recipe.model_dump(mode="json"),
+                "recipe_digest": recipe.digest,
+                "space_digest": space_digest,
+                "tracking_uri": recipe.tracking.uri or f"sqlite:///{run.folder / 'mlflow.db'}",
+                "metric": recipe.metric,
+                "runs": recipe.tracking.runs or "all",
+                "created": time.time_ns() // 1_000_000,
+            }
+            run.write_json("run.json", about)
+        except OSError as error:
+            raise UserError(
+                "storage", str(recipe.storage), "a folder that can be written", str(error)
+            ) from None
+        return run
+
+    @classmethod
+    def find(cls, name: str, storage: Path) -> "Run":
+        """The run of this name or path; the last of a recipe's runs when only the recipe's name is given."""
+        for folder in (Path(name), storage / name):
+            if (folder / "run.json").is_file():
+                return cls(folder)
+        numbered = runs_of(name, storage)
+        if numbered:
+            return numbered[-1]
+        known = sorted(path.parent.name for path in storage.glob("*/run.json"))
+        raise UserError(
+            "RUN", name, f"a run in {storage}: {', '.join(known) or 'none yet'}", nearest(name, known)
+        )
+
+    @classmethod
+    def resumable(cls, recipe: Recipe) -> "Run":
+        """The recipe's newest run, when it is unfinished and of the very same recipe."""
+        runs = runs_of(recipe.name, recipe.storage)
+        if not runs:
+            raise UserError(
+                "--resume", recipe.name, f"a recipe with a run in {recipe.storage}", "Start it without."
+            )
+        run = runs[-1]
+        if run.about["recipe_digest"] != recipe.digest:
+            raise UserError(
+                "--resume", run.name, "a run of the same recipe; this one has changed since",
+                f"Its own is {run.folder / 'recipe.yaml'}.",
+            )  # fmt: skip
+        if run.ending == "FINISHED":
+            raise UserError(
+                "--resume", run.name, "an unfinished run", "This one is complete: weft show " + run.name
+            )
+        return run
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What run.json says."""
+        value: dict[str, Any] = json.loads((self.folder / "run.json").read_text())
+        return value
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe.model_validate(self.about["recipe"])
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.folder / "ledger")
+
+    @property
+    def pictures(self) -> Path:
+        return self.folder / "pictures"
+
+    @property
+    def ending(self) -> Ending | None:
+        """How the search ended; None while it runs, or when its process died."""
+        path = self.folder / "finished.json"
+        ending: Ending | None = json.loads(path.read_text())["status"] if path.exists() else None
+        return ending
+
+    def write_json(self, name: str, value: object) -> None:
+        write_atomically(self.folder / name, json.dumps(value, indent=2).encode())
+
+    def finish(self, ending: Ending) -> None:
+        self.write_json("finished.json", {"status": ending})
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run as its only driver. Raises `UserError` when another process holds it."""
+        with (self.folder / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError("RUN", self.name, "a run that no other process is driving") from None
+            file.write(str(os.getpid()))
+            file.flush()
+            (self.folder / "finished.json").unlink(missing_ok=True)
+            yield
+
+
+def runs_of(recipe_name: str, storage: Path) -> list[Run]:
+    """The runs of one recipe, oldest first."""
+    numbered = []
+    for path in storage.glob(f"{recipe_name}-*/run.json"):
+        match = re.fullmatch(re.escape(recipe_name) + r"-(\d+)", path.parent.name)
+        if match:
+            numbered.append((int(match[1]), path.parent))
+    return [Run(folder) for _, folder in sorted(numbered)]
+
+
+def _next_folder(recipe: Recipe) -> Path:
+    taken = [int(path.name.rsplit("-", 1)[1]) for path in recipe.storage.glob(f"{recipe.name}-[0-9]*")
+             if path.name.rsplit("-", 1)[1].isdigit()]  # fmt: skip
+    number = max(taken, default=0) + 1
+    while True:
+        folder = recipe.storage / f"{recipe.name}-{number:03d}"
+        try:
+            folder.mkdir()
+        except FileExistsError:  # another search took the number meanwhile
+            number += 1
+        else:
+            return folder
+
+
+def _yaml(recipe: Recipe) -> str:
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,183 @@
+"""A trial that trains one candidate: one step = one epoch. Knows no Ray; drivers call it."""
+
+import logging
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from cluster.checkpoints import CheckpointStore
+from cluster.recipe import Recipe
+from networks.counters import counter_seed
+from networks.errors import UserError
+from networks.network import build_network
+from searchers.searcher import Candidate
+from trainers.data import Data, open_data
+from trainers.training import Trainer
+
+log = logging.getLogger(__name__)
+
+
+class TrialConfig(BaseModel):
+    """What a process needs to train one candidate. `folder` is the run's, absolute."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: Recipe
+    folder: Path
+    candidate: Candidate
+
+    @property
+    def checkpoints(self) -> CheckpointStore:
+        return CheckpointStore(candidate_folder(self.folder, self.candidate))
+
+
+def candidate_folder(run: Path, candidate: Candidate) -> Path:
+    return run / "candidates" / f"{candidate.ask_index:06d}-{candidate.id}"
+
+
+class Report(BaseModel):
+    """What a trial says after a step. `curve` holds the metrics of every epoch so far; `failed` is final."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ask_index: int
+    epoch: int
+    status: Literal["running", "failed"] = "running"
+    reason: str = ""
+    curve: tuple[dict[str, float], ...] = ()
+    seconds: float = 0.0
+    place: str = ""
+    time: int = 0
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Of the last epoch."""
+        return {key: value for key, value in self.curve[-1].items() if key != "epoch"} if self.curve else {}
+
+
+class TrainingTrial:
+    """Trains a candidate epoch by epoch and leaves a checkpoint after each.
+
+    `setup` goes on from the candidate's newest checkpoint when there is one; the next `step` then reports
+    that checkpoint's epoch again instead of training, because the report may have been lost with the
+    process that made it. What goes wrong inside a candidate (no numbers, no memory, an unusable recipe
+    value) is a report with status ``failed``, never an exception: only the death of a process is tried
+    again.
+    """
+
+    def __init__(self) -> None:
+        self._data: tuple[object, Data] | None = None
+
+    def setup(self, config: TrialConfig) -> None:
+        """Make the candidate's network and data ready; every trace of an earlier candidate is gone."""
+        self.config = config
+        self._curve: list[dict[str, float]] = []
+        self._seconds = 0.0
+        self._repeat = False
+        self._broken: Exception | None = None
+        try:
+            self.trainer = self._build(config)
+            self._load()
+        except Exception as error:  # the candidate's own failure; see the class docstring
+            log.exception("candidate %d cannot be set up", config.candidate.ask_index)
+            self._broken = error
+
+    reset = setup
+
+    def _build(self, config: TrialConfig) -> Trainer:
+        recipe = config.recipe
+        device = trial_device(recipe)
+        if device == "cpu":
+            torch.set_num_threads(1)
+        if self._data is None or self._data[0] != recipe.data:
+            self._data = (recipe.data, open_data(recipe.data))
+        data = self._data[1]
+        architecture = recipe.space.build(data.image, len(data.classes)).decode(config.candidate.genes)
+        seed = counter_seed(recipe.seed, "candidate", config.candidate.ask_index)
+        return Trainer(build_network(architecture, seed), data, recipe.training, seed, device)
+
+    def step(self) -> Report:
+        """Train one epoch, score it, save it. A finished candidate is reported again, unchanged."""
+        if self._broken is not None:
+            return self._failed(self._broken)
+        if self._repeat or self.epoch >= self.config.recipe.training.epochs:
+            self._repeat = False
+            return self._report()
+        started = time.monotonic()
+        try:
+            metrics = self.trainer.train_epoch()
+            metrics |= self.trainer.evaluate("validation")
+            if self.trainer.epoch == self.config.recipe.training.epochs:
+                metrics |= self.trainer.evaluate("test")
+        except Exception as error:  # the candidate's own failure; see the class docstring
+            log.exception("candidate %d failed", self.config.candidate.ask_index)
+            self._broken = error
+            return self._failed(error)
+        self._curve.append({"epoch": self.trainer.epoch, **metrics})
+        self._seconds += time.monotonic() - started
+        self.save()
+        return self._report()
+
+    @property
+    def epoch(self) -> int:
+        """Epochs trained and reported or reportable."""
+        return int(self._curve[-1]["epoch"]) if self._curve else 0
+
+    def save(self) -> None:
+        tensors, values = self.trainer.state()
+        about = {"trainer": values, "curve": self._curve, "seconds": self._seconds}
+        self.config.checkpoints.save(self.epoch, tensors, about)
+
+    def _load(self) -> None:
+        checkpoint = self.config.checkpoints.newest()
+        if checkpoint is None:
+            return
+        self.trainer.load_state(checkpoint.tensors, checkpoint.values["trainer"])
+        self._curve = checkpoint.values["curve"]
+        self._seconds = checkpoint.values["seconds"]
+        self._repeat = True
+
+    def seen(self, epoch: int) -> None:
+        """The driver holds the report of this epoch: do not repeat it."""
+        if epoch >= self.epoch:
+            self._repeat = False
+
+    def _report(self, **changes: Any) -> Report:
+        place = f"{platform.node()}:{os.getpid()}"
+        report = Report(
+            ask_index=self.config.candidate.ask_index,
+            epoch=self.epoch,
+            curve=tuple(self._curve),
+            seconds=self._seconds,
+            place=place,
+            time=time.time_ns() // 1_000_000,
+        )
+        return report.model_copy(update=changes)
+
+    def _failed(self, error: Exception) -> Report:
+        return self._report(status="failed", reason=reason_of(error))
+
+
+def trial_device(recipe: Recipe) -> str:
+    """``cuda`` when the recipe gives each candidate a GPU, else ``cpu``."""
+    if not recipe.resources.gpus:
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise UserError("resources.gpus", recipe.resources.gpus, "0 on a machine whose torch sees no GPU")
+    return "cuda"
+
+
+def reason_of(error: Exception) -> str:
+    """Why a candidate failed, in one line, with a proposal where memory ran out."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text
+    if memory:
+        return (
+            f"out of memory ({text[:200]}); try a smaller training.batch_size, space.channels or space.nodes"
+        )
+    return text if isinstance(error, ArithmeticError | UserError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,646 @@
+"""The MLflow view of a search: whole, once, and no burden on the search."""
+
+import csv
+import json
+import math
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow.artifacts
+import pandas
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+import cluster.writer
+from cluster.ledger import Ledger, Row
+from cluster.mlflow_view import flatten, without_secrets
+from cluster.standing import Standing
+from cluster.tracker import Cursor, WriterProcess, check_tracking, clean, redacted
+from cluster.writer import Writer, only_writer
+from networks.complexity import Complexity
+from networks.errors import UserError
+from searchers.searcher import Candidate
+
+CREATED = 1_790_000_000_000
+SECRET = "hunter2"
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database that MLflow has set up: the first use of a new one takes seconds."""
+    file = tmp_path_factory.mktemp("template") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments(max_results=1)
+    return file
+
+
+@pytest.fixture
+def new_run(tmp_path: Path, migrated: Path) -> Iterator[Callable[..., Path]]:
+    """Makes run folders, each with a database of its own."""
+
+    def make(name: str = "first", **more: object) -> Path:
+        run = tmp_path / name
+        run.mkdir()
+        shutil.copy(migrated, run / "mlflow.db")
+        uri = f"sqlite:///{run / 'mlflow.db'}"
+        recipe = {
+            "name": "wiring",
+            "space": {"kind": "randwire", "nodes": 8, "generators": [{"generator": "ER", "p": [0.2]}]},
+            "data": {"source": f"https://reader:{SECRET}@images.example/set", "api_token": SECRET},
+            "tracking": {"uri": uri},
+        }
+        about = {
+            "run": name, "experiment": "wiring", "recipe": recipe, "recipe_digest": "d" * 64,
+            "space_digest": "5" * 64, "tracking_uri": uri, "created": CREATED,
+            "metric": "validation_accuracy", **more,
+        }  # fmt: skip
+        (run / "run.json").write_text(json.dumps(about))
+        return run
+
+    yield make
+
+
+def make_row(ask: int, rung: int, status: str, accuracy: float = math.nan, **changes: Any) -> Row:
+    """A row of candidate `ask`: rung 0 ends after epoch 1, rung 1 after epoch 3."""
+    first, last = ((1, 1), (2, 3))[rung]
+    setting = {"generator": "WS", "setting": "WS(4, 0.75)", "seed": ask, "k": 4, "p": 0.75}
+    curve = [
+        {"epoch": epoch, "train_loss": 2.0 / epoch, "validation_accuracy": accuracy - 0.1 * (last - epoch)}
+        for epoch in range(first, last + 1)
+    ]
+    values: dict[str, Any] = {
+        "candidate": Candidate.of("search", "space", (0, 1, ask), ask),
+        "names": setting, "architecture": f"{ask:064x}", "cost": Complexity(1000 + ask, 20_000, 300),
+        "rung": rung, "epoch": last, "status": status, "seconds": 2.0 * last, "place": "node-1",
+        "time": CREATED + 10_000 * rung + 100 * ask + 60_000, "curve": tuple(curve),
+        "metrics": {"validation_accuracy": accuracy, "validation_loss": 1 - accuracy},
+    }  # fmt: skip
+    return Row(**{**values, **changes})
+
+
+def failed_row(ask: int, rung: int) -> Row:
+    return make_row(ask, rung, "failed", reason="the loss is NaN", metrics={}, curve=())
+
+
+SEGMENTS = [
+    [make_row(0, 0, "promoted", 0.5), make_row(1, 0, "stopped", 0.3), failed_row(2, 0)],
+    [make_row(3, 0, "promoted", 0.6), make_row(4, 0, "promoted", 0.4)],
+    [make_row(0, 1, "ok", 0.7), failed_row(3, 1)],
+]
+# Candidate 4 stays at its first rung: the search goes on.
+
+
+def commit(run: Path, segments: list[list[Row]] = SEGMENTS) -> None:
+    for rows in segments:
+        Ledger(run / "ledger").append(rows)
+
+
+def finish(run: Path, status: str = "FINISHED") -> None:
+    (run / "report.md").write_text("# First place: WS(4, 0.75) seed 0\n")
+    (run / "report.json").write_text("{}")
+    (run / "pictures").mkdir(exist_ok=True)
+    for name in ("best.png", "best.svg", "notes.txt"):
+        (run / "pictures" / name).write_text("a picture")
+    (run / "finished.json").write_text(json.dumps({"status": status}))
+    os.utime(run / "finished.json", ns=(0, (CREATED + 200_000) * 1_000_000))
+
+
+def client_of(run: Path) -> MlflowClient:
+    return MlflowClient(json.loads((run / "run.json").read_text())["tracking_uri"])
+
+
+def read_back(run: Path) -> dict[str, dict[str, Any]]:
+    """Everything MLflow says, without its own ids: the parent under ``parent``, children by candidate id."""
+    client = client_of(run)
+    history = client.get_metric_history
+    experiment = client.get_experiment_by_name("wiring")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=5000)
+    keys = [one.data.tags.get("weft.candidate_id", "parent") for one in runs]
+    assert len(set(keys)) == len(keys), "a run is there twice"
+    parents = {one.info.run_id for one, key in zip(runs, keys, strict=True) if key == "parent"}
+    assert {one.data.tags.get("mlflow.parentRunId") for one in runs} <= {None, *parents}
+    return {
+        key: {
+            "name": one.info.run_name, "status": one.info.status, "params": one.data.params,
+            "start": one.info.start_time, "end": one.info.end_time,
+            "tags": {tag: text for tag, text in one.data.tags.items() if tag != "mlflow.parentRunId"},
+            "metrics": {
+                name: sorted((m.step, m.timestamp, str(m.value)) for m in history(one.info.run_id, name))
+                for name in one.data.metrics
+            },
+        }
+        for one, key in zip(runs, keys, strict=True)
+    }  # fmt: skip
+
+
+def artifacts(run: Path, folder: str = "") -> set[str]:
+    client = client_of(run)
+    return {file.path for file in client.list_artifacts(parent_id(run), folder or None)}
+
+
+def parent_id(run: Path) -> str:
+    client = client_of(run)
+    experiment = client.get_experiment_by_name("wiring")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id], "tags.`weft.run` LIKE '%'")
+    assert len(found) == 1
+    return found[0].info.run_id
+
+
+def artifact(run: Path, name: str) -> Path:
+    uri = f"sqlite:///{run / 'mlflow.db'}"
+    return Path(
+        mlflow.artifacts.download_artifacts(run_id=parent_id(run), artifact_path=name, tracking_uri=uri)
+    )
+
+
+def ident(ask: int) -> str:
+    return make_row(ask, 0, "ok", 0.5).candidate.id
+
+
+class Unruly:
+    """An MLflow client whose `at`-th write fails, before or after it has done its work."""
+
+    WRITES = (
+        "create_experiment",
+        "create_run",
+        "log_batch",
+        "set_terminated",
+        "log_text",
+        "log_artifact",
+        "set_tag",
+    )
+
+    def __init__(self, uri: str, at: int, after: bool, error: BaseException) -> None:
+        self.inner, self.at, self.after, self.error, self.writes = MlflowClient(uri), at, after, error, 0
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.inner, name)
+        if name not in self.WRITES:
+            return method
+
+        def call(*values: Any, **named: Any) -> Any:
+            self.writes += 1
+            if self.writes == self.at and not self.after:
+                raise self.error
+            result = method(*values, **named)
+            if self.writes == self.at:
+                raise self.error
+            return result
+
+        return call
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
+def test_parent_and_children_hold_what_the_ledger_says(new_run: Callable[..., Path]) -> None:
+    run = new_run()
+    commit(run)
+    finish(run)
+    assert Writer(run).serve() == 0
+    seen = read_back(run)
+    assert set(seen) == {"parent", *(ident(ask) for ask in range(5))}
+
+    winner = seen[ident(0)]
+    assert winner["name"] == "WS(4, 0.75) seed 0"
+    assert winner["status"] == "FINISHED"
+    assert {
+        "generator": "WS",
+        "setting": "WS(4, 0.75)",
+        "k": "4",
+        "p": "0.75",
+        "seed": "0",
+    }.items() <= winner["params"].items()
+    assert winner["params"]["architecture"] == "0" * 64
+    assert winner["tags"]["genes"] == "[0,1,0]"
+    assert (winner["tags"]["status"], winner["tags"]["place"]) == ("ok", "node-1")
+    # Rung 0 took 2 s for its epoch and ended at +60 s; rung 1 took 6 s for three and ended at +70 s.
+    assert winner["start"] == CREATED + 58_000
+    assert winner["end"] == CREATED + 70_000
+    accuracies = [(1, 60_000, 0.5), (2, 68_000, 0.7 - 0.1), (3, 70_000, 0.7)]
+    assert winner["metrics"]["validation_accuracy"] == [(s, CREATED + t, str(a)) for s, t, a in accuracies]
+    assert [step for step, _, _ in winner["metrics"]["train_loss"]] == [1, 2, 3]
+    costs = {name: winner["metrics"][name] for name in ("params", "macs", "activations")}
+    assert costs == {name: [(0, CREATED + 60_000, value)] for name, value in
+                     {"params": "1000.0", "macs": "20000.0", "activations": "300.0"}.items()}  # fmt: skip
+
+    assert {ask: seen[ident(ask)]["status"] for ask in range(5)} == {
+        0: "FINISHED", 1: "FINISHED", 2: "FAILED", 3: "FAILED", 4: "RUNNING"
+    }  # fmt: skip
+    assert seen[ident(1)]["tags"]["status"] == "stopped"
+    assert seen[ident(4)]["tags"]["status"] == "promoted"
+    for failure in (2, 3):
+        assert seen[ident(failure)]["tags"]["reason"] == "the loss is NaN"
+    assert "reason" not in winner["tags"]
+
+    parent = seen["parent"]
+    assert (parent["name"], parent["status"]) == ("first", "FINISHED")
+    assert (parent["start"], parent["end"]) == (CREATED, CREATED + 200_000)
+    assert parent["params"]["space.nodes"] == "8"
+    best = [(step, float(value)) for step, _, value in parent["metrics"]["best_validation_accuracy"]]
+    assert best == [(1, 0.5), (2, 0.5), (3, 0.5), (4, 0.6), (5, 0.6), (6, 0.7), (7, 0.7)]
+
+
+def test_artifacts_of_the_parent(new_run: Callable[..., Path]) -> None:
+    run = new_run()
+    commit(run)
+    finish(run, "KILLED")
+    assert Writer(run).serve() == 0
+    assert artifacts(run) == {
+        "leaders.csv",
+        "ledger.parquet",
+        "pictures",
+        "recipe.yaml",
+        "report.json",
+        "report.md",
+    }
+    assert artifacts(run, "pictures") == {"pictures/best.png", "pictures/best.svg"}
+    parent = read_back(run)["parent"]
+    assert parent["status"] == "KILLED"
+    assert parent["tags"]["mlflow.note.content"].startswith("# First place")
+    leaders = list(csv.DictReader(artifact(run, "leaders.csv").open()))
+    assert [(one["rank"], one["candidate"], one["validation_accuracy"]) for one in leaders] == [
+        ("1", "WS(4, 0.75) seed 0", "0.7"),
+        ("2", "WS(4, 0.75) seed 4", "0.4"),
+        ("3", "WS(4, 0.75) seed 1", "0.3"),
+    ]  # fmt: skip
+    assert client_of(run).get_run(leaders[0]["run"]).data.params["seed"] == "0"
+    frame = pandas.read_parquet(artifact(run, "ledger.parquet"))
+    assert list(frame["candidate_id"]) == [row.candidate.id for row in Ledger(run / "ledger").rows()]
+    assert list(frame["names.seed"]) == [0, 1, 2, 3, 4, 0, 3]
+    assert list(frame["metrics.validation_accuracy"].round(3).dropna()) == [0.5, 0.3, 0.6, 0.4, 0.7]
+
+
+def test_no_secret_reaches_mlflow(new_run: Callable[..., Path]) -> None:
+    run = new_run()
+    finish(run)
+    assert Writer(run).serve() == 0
+    assert SECRET not in str(read_back(run))
+    recipe = artifact(run, "recipe.yaml").read_text()
+    assert SECRET not in recipe
+    assert "https://images.example/set" in recipe
+
+
+@pytest.mark.parametrize("repeat", ["again", "cursor lost", "cursor torn", "all over"])
+def test_writing_again_changes_nothing(new_run: Callable[..., Path], repeat: str) -> None:
+    run = new_run()
+    commit(run)
+    finish(run)
+    assert Writer(run).serve() == 0
+    before = read_back(run)
+    cursor = run / "tracking" / "cursor.json"
+    if repeat == "cursor lost":
+        cursor.unlink()
+    elif repeat == "cursor torn":
+        cursor.write_text('{"segments": 3, "par')
+    elif repeat == "all over":  # as if no run had been closed: every row is written again in full
+        cursor.unlink()
+        for one in client_of(run).search_runs(["1"]):
+            client_of(run).update_run(one.info.run_id, status="RUNNING")
+    assert Writer(run).serve() == 0
+    assert read_back(run) == before
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["not sent", "answer lost"])
+def test_killed_at_any_call_and_started_again(new_run: Callable[..., Path], after: bool) -> None:
+    whole = new_run("whole")
+    counted = Unruly(f"sqlite:///{whole / 'mlflow.db'}", at=0, after=False, error=Killed())
+    commit(whole)
+    finish(whole)
+    assert Writer(whole, connect=lambda uri: counted).serve() == 0  # type: ignore[arg-type,return-value]
+    expected = read_back(whole)
+    assert counted.writes > 25
+    for at in range(1 + after, counted.writes + 1, 2):
+        run = new_run(f"killed-{at}")
+        commit(run)
+        finish(run)
+        with pytest.raises(Killed):
+            Writer(run, connect=lambda uri, at=at: Unruly(uri, at, after, Killed())).serve()  # type: ignore[misc]
+        assert Writer(run).serve() == 0
+        seen = read_back(run)
+        seen["parent"]["name"], seen["parent"]["tags"] = "whole", expected["parent"]["tags"]
+        for key in ("tracking.uri",):
+            seen["parent"]["params"][key] = expected["parent"]["params"][key]
+        assert seen == expected, f"killed at write {at}"
+
+
+def test_an_outage_is_caught_up_with(
+    new_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cluster.writer, "FIRST_PAUSE_S", 0.01)
+    run = new_run()
+    commit(run)
+    finish(run)
+    clients: list[Unruly] = []
+
+    def connect(uri: str) -> Any:
+        if len(clients) in (1, 2):
+            clients.append(Unruly(uri, 1, False, MlflowException("down")))
+            raise MlflowException(f"no route to https://me:{SECRET}@host")
+        clients.append(
+            Unruly(uri, 9 if len(clients) < 6 else 0, True, MlflowException("the answer was lost"))
+        )
+        return clients[-1]
+
+    assert Writer(run, connect=connect).serve() == 0
+    assert len(clients) == 7
+    assert caplog.text.count("MLflow failed") == 6
+    assert len(read_back(run)) == 6
+    assert read_back(run)[ident(0)]["status"] == "FINISHED"
+
+
+def test_segments_are_written_as_they_come_and_a_resumed_search_goes_on(new_run: Callable[..., Path]) -> None:
+    run = new_run()
+    commit(run, SEGMENTS[:1])
+    writer = Writer(run, driver=os.getppid())
+    assert writer.step() == "idle"
+    assert set(read_back(run)) == {"parent", *(ident(ask) for ask in range(3))}
+    assert read_back(run)["parent"]["status"] == "RUNNING"
+    commit(run, SEGMENTS[1:])
+    assert writer.step() == "idle"
+    assert len(read_back(run)) == 6
+    assert Cursor.load(run).segments == 3
+    # The driver dies (its pid is not our parent's any more): the writer drains and says so.
+    commit(run, [[make_row(5, 0, "promoted", 0.2)]])
+    writer.driver = -1
+    assert writer.serve() == 1
+    assert read_back(run)["parent"]["status"] == "KILLED"
+    assert read_back(run)[ident(5)]["status"] == "RUNNING"
+    # Resumed: the same parent runs again.
+    commit(run, [[make_row(5, 1, "ok", 0.9)]])
+    assert Writer(run, driver=os.getppid()).step() == "idle"
+    assert read_back(run)["parent"]["status"] == "RUNNING"
+    assert read_back(run)[ident(5)]["status"] == "FINISHED"
+    assert len(read_back(run)) == 7
+
+
+def test_two_runs_of_one_candidate_become_one(new_run: Callable[..., Path]) -> None:
+    run = new_run()
+    commit(run)
+    assert Writer(run).serve() == 1  # written so far: the search has no end yet
+    before = read_back(run)
+    client = client_of(run)
+    tags = {"mlflow.parentRunId": parent_id(run), "weft.candidate_id": ident(0)}
+    client.create_run("1", tags=tags)
+    (run / "tracking" / "cursor.json").unlink()
+    assert Writer(run).serve() == 1
+    assert read_back(run) == before
+
+
+def test_a_deleted_parent_is_written_again_in_full(new_run: Callable[..., Path]) -> None:
+    run = new_run()
+    commit(run)
+    finish(run)
+    assert Writer(run).serve() == 0
+    client = client_of(run)
+    for one in client.search_runs(["1"]):
+        client.delete_run(one.info.run_id)
+    assert Writer(run).serve() == 0
+    assert len(read_back(run)) == 6
+
+
+def test_more_entries_than_a_call_may_hold(new_run: Callable[..., Path]) -> None:
+    run = new_run()
+    names = {f"edge {i}": f"op {i}" for i in range(250)}
+    curve = tuple({"epoch": e, **{f"m{i}": float(e + i) for i in range(30)}} for e in range(1, 91))
+    commit(run, [[make_row(0, 0, "ok", 0.5, names=names, curve=curve, epoch=90)]])
+    assert Writer(run).serve() == 1
+    child = read_back(run)[ident(0)]
+    assert child["name"] == "candidate 0"
+    assert child["params"]["edge 249"] == "op 249"
+    assert len(child["params"]) == 252
+    assert len(child["metrics"]["m29"]) == 90
+    assert "macs" in child["metrics"]
+
+
+def test_odd_names_and_numbers_are_taken(new_run: Callable[..., Path]) -> None:
+    run = new_run()
+    metrics = {"validation_accuracy": math.nan, "loss/top#1": math.inf}
+    commit(run, [[make_row(0, 0, "ok", names={"../p?": 1, "long": "x" * 9000}, metrics=metrics, curve=())]])
+    for _ in range(2):
+        assert Writer(run).serve() == 1
+        (run / "tracking" / "cursor.json").unlink()
+    child = read_back(run)[ident(0)]
+    assert child["params"]["_p_"] == "1"
+    assert len(child["params"]["long"]) == 500
+    assert child["metrics"]["validation_accuracy"] == [(1, CREATED + 60_000, "nan")]
+    assert len(child["metrics"]["loss_top_1"]) == 1
+    assert "best_validation_accuracy" not in read_back(run)["parent"]["metrics"]
+
+
+def test_frontier_writes_the_leaders_alone(
+    new_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.standing.LEADERS", 2)
+    run = new_run(runs="frontier")
+    commit(run)
+    assert Writer(run).serve() == 1
+    assert set(read_back(run)) == {"parent"}
+    finish(run)
+    for _ in range(2):
+        assert Writer(run).serve() == 0
+        assert set(read_back(run)) == {"parent", ident(0), ident(4)}
+    assert len(read_back(run)[ident(0)]["metrics"]["validation_accuracy"]) == 3
+    assert len(read_back(run)["parent"]["metrics"]["best_validation_accuracy"]) == 7
+
+
+def test_an_altered_ledger_ends_the_writer(new_run: Callable[..., Path]) -> None:
+    run = new_run()
+    commit(run)
+    segment = run / "ledger" / "00000001.json"
+    segment.write_text(segment.read_text().replace("0.6", "0.9"))
+    with pytest.raises(UserError, match="altered"):
+        Writer(run).serve()
+    with pytest.raises(UserError, match="run\\.json"):
+        Writer(run / "ledger")
+
+
+def test_one_writer_at_a_time(new_run: Callable[..., Path]) -> None:
+    run = new_run()
+    (run / "tracking").mkdir()
+    stop = threading.Event()
+    with only_writer(run, stop, 1.0) as first, only_writer(run, stop, 0.3) as second:
+        assert (first, second) == (True, False)
+    with only_writer(run, stop, 1.0) as third:
+        assert third
+    stop.set()
+    with only_writer(run, stop, 1.0) as told_to_stop:
+        assert not told_to_stop
+
+
+def test_the_process_follows_a_search_to_its_end(new_run: Callable[..., Path]) -> None:
+    run = new_run()
+    commit(run, SEGMENTS[:1])
+    writer = WriterProcess(run)
+    assert writer.outbox == 1
+    writer.start()
+    try:
+        assert writer._process is not None
+        pid = writer._process.pid
+        assert os.getsid(pid) == pid, "Ctrl-C in the terminal would reach it"
+        assert os.readlink(f"/proc/{pid}/fd/0") == os.devnull
+        writer.start()
+        assert writer._process.pid == pid
+        wait_for(lambda: writer.outbox == 0)
+        assert os.getpriority(os.PRIO_PROCESS, pid) >= cluster.writer.NICENESS
+        writer._process.kill()  # the writer dies; the search does not notice, and drain starts another
+        writer._process.wait()
+        commit(run, SEGMENTS[1:])
+        finish(run)
+        waits: list[int] = []
+        assert writer.drain(60, waits.append)
+        assert writer.drain(1)
+    finally:
+        writer.stop()
+    assert waits
+    assert max(waits) <= 2
+    assert len(read_back(run)) == 6
+    assert read_back(run)["parent"]["status"] == "FINISHED"
+
+
+def test_the_process_ends_after_its_driver_and_on_sigterm(new_run: Callable[..., Path]) -> None:
+    run = new_run()
+    commit(run)
+    # A driver that dies at once and tells the writer's pid.
+    driver = (
+        "import os, sys; from pathlib import Path; from cluster.tracker import WriterProcess\n"
+        "writer = WriterProcess(Path(sys.argv[1])); writer.start(); print(writer._process.pid, flush=True)\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", driver, str(run)], capture_output=True, text=True, timeout=60
+    )
+    orphan = int(answer.stdout)
+    second = WriterProcess(run)
+    second.start()  # the resumed search's writer: waits for the orphan's lock
+    try:
+        wait_for(lambda: not Path(f"/proc/{orphan}").exists() or is_zombie(orphan))
+        wait_for(lambda: (run / "tracking" / "writer.log").read_text().count("writing ") == 2)
+        wait_for(lambda: second.outbox == 0 and read_back(run)["parent"]["status"] == "RUNNING")
+        assert not second.drain(0.6)  # no finished.json: it has not ended
+    finally:
+        second.stop()
+    assert not second.running
+    assert second._process is not None
+    assert second._process.returncode == 1, "SIGTERM is a clean end"
+    assert len(read_back(run)) == 6
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.1)
+
+
+def is_zombie(pid: int) -> bool:
+    try:
+        return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return True
+
+
+def test_drain_gives_up_at_once_on_an_altered_ledger(new_run: Callable[..., Path]) -> None:
+    run = new_run()
+    commit(run, SEGMENTS[:1])
+    (run / "ledger" / "00000000.json").write_text("{")
+    start = time.monotonic()
+    assert not WriterProcess(run).drain(60)
+    assert time.monotonic() - start < 30
+    assert "It is truncated" in (run / "tracking" / "writer.log").read_text()
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A server that takes connections and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port: int = server.getsockname()[1]
+    return port
+
+
+def refusal(uri: str, within_s: float) -> str:
+    start = time.monotonic()
+    with pytest.raises(UserError) as caught:
+        check_tracking(uri)
+    assert time.monotonic() - start < within_s
+    assert caught.value.field == "tracking.uri"
+    assert SECRET not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_server_that_is_down_is_refused(closed_port: int) -> None:
+    text = refusal(f"http://me:{SECRET}@127.0.0.1:{closed_port}", 20)
+    assert "cannot be reached" in text
+    assert f"http://127.0.0.1:{closed_port}" in text
+
+
+def test_a_server_that_is_silent_is_refused(silent_port: int) -> None:
+    assert "5 s" in refusal(f"http://127.0.0.1:{silent_port}", 25)
+
+
+def test_places_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no database, and longer than the head of one" * 10)
+    assert "is not a folder" in refusal(f"sqlite:///{tmp_path}/text/deeper/mlflow.db", 2)
+    assert "not a database" in refusal(f"sqlite:///{tmp_path}/text", 2)
+    assert "unable to open" in refusal(f"sqlite:///{tmp_path}", 2)
+    assert "names no file" in refusal("sqlite://", 2)
+    assert "sqlite:///mlruns.db" in refusal(f"file://{tmp_path}/mlruns", 2)
+    assert "sqlite:///mlruns.db" in refusal("./mlruns", 2)
+    assert "Did you mean 'sqlite'?" in refusal("sqllite:///x.db", 2)
+    assert not list(tmp_path.glob("*.db"))
+
+
+def test_usable_places_are_accepted_and_nothing_is_written(tmp_path: Path, migrated: Path) -> None:
+    check_tracking(f"sqlite:///{tmp_path}/not/yet/there/mlflow.db")
+    assert not list(tmp_path.iterdir())
+    body = migrated.read_bytes()
+    check_tracking(f"sqlite:///{migrated}")
+    assert migrated.read_bytes() == body
+
+
+def test_texts_lose_their_secrets() -> None:
+    uri = f"postgresql://me:{SECRET}@db.example:5432/mlflow?sslkey=k3y"
+    assert redacted(uri) == "postgresql://db.example:5432/mlflow"
+    assert clean(f"cannot open {uri}: password '{SECRET}' of me refused", uri) == (
+        "cannot open postgresql://db.example:5432/mlflow: password '***' of me refused"
+    )
+    assert redacted("sqlite:////runs/a@b.db") == "sqlite:////runs/a@b.db"
+    nested = {"a": {"secret_key": 1, "list": [{"password": 2, "kept": None}]}, "b": 3}
+    assert without_secrets(nested) == {"a": {"list": [{"kept": None}]}, "b": 3}
+    assert list(flatten({"a": {"b": [1, 2], "c": None}, "d": 0})) == [("a.b", [1, 2]), ("d", 0)]
+
+
+def test_standing_ranks_by_the_newest_row(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    standing = Standing(ledger, "validation_accuracy")
+    segments = [
+        [make_row(0, 0, "promoted", 0.9), make_row(1, 0, "stopped", 0.8), make_row(2, 0, "stopped")],
+        [make_row(0, 1, "ok", 0.5), failed_row(3, 1), make_row(4, 1, "ok", 0.5)],
+    ]
+    points = []
+    for number, rows in enumerate(segments):
+        ledger.append(rows)
+        points += standing.update(number, rows)
+    # 0 fell to 0.5, yet was trained longer than 1; 4 ties with it and was asked later; 2 is NaN, 3 failed.
+    assert [(row.candidate.ask_index, row.rung) for row in standing.leaders()] == [(0, 1), (4, 1), (1, 0)]
+    assert [(point.step, point.value) for point in points] == [(step, 0.9) for step in range(1, 7)]

@@ -1,0 +1,14 @@
+"""The learning rate as a pure function of the step."""
+
+import math
+
+
+def cosine_rate(step: int, total: int, base: float, warmup: int = 0) -> float:
+    """Linear warm-up over `warmup` steps, then half a cosine from `base` to 0 over the rest.
+
+    step counts from 0. The rate of the last step is above 0; step `total` would be 0. (SGDR without
+    restarts; RandWire spec 1.8.)
+    """
+    if step < warmup:
+        return base * (step + 1) / warmup
+    return base * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
