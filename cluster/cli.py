@@ -57,8 +57,8 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Search as the recipe says and rank what was found."""
+    from cluster.experiment import Place, search
     from cluster.recipe import load_recipe
-    from cluster.search import Place, search
 
     if local and address is not None:
         raise UserError("--address", address, "nothing beside --local, which uses no Ray")

@@ -1,107 +1,148 @@
-"""A search from recipe to report: prepare, drive, report. The drivers and the command line meet here."""
+"""One search from start to end: where it runs, its writer, its report. What `weft search` calls."""
 
-from collections.abc import Callable
-from pathlib import Path
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import FrameType
+from typing import Any, NamedTuple
 
-from cluster.barrier import Barrier, NoBarrier, Verdict
-from cluster.recipe import AshaStopping, HalvingStopping, Recipe
-from cluster.recorder import Entrant, Recorder
-from cluster.run import Run
-from cluster.trial import Report, TrainingTrial, TrialConfig
+from rich.console import Console
+
+from cluster.grid import Grid, drive_local
+from cluster.pictures import draw_architecture, draw_curves, draw_leaders, save_figure
+from cluster.preparation import Search
+from cluster.progress import Progress
+from cluster.recipe import Recipe
+from cluster.report import markdown, rank, report
+from cluster.run import Ending, Run
+from cluster.tracker import WriterProcess, check_tracking
 from networks.errors import UserError
-from networks.spaces.randwire import RandWireSpace
-from searchers.grid import GridSearcher
-from searchers.searcher import Candidate
-from trainers.data import Data, open_data
 
-ALL_RUNS_LIMIT = 2000
+log = logging.getLogger(__name__)
+
+PICTURED = 3  # graphs of the best candidates
+DRAIN_S = 120.0
+DRAIN_AFTER_STOP_S = 3.0
 
 
-class Search:
-    """A recipe made concrete: its space and its candidates, checked, nothing written yet."""
+class Place(NamedTuple):
+    """Where a search runs: in this process (`local`), on the Ray at `address`, or on one of its own."""
 
-    def __init__(self, recipe: Recipe, space: RandWireSpace, data: Data) -> None:
-        self.recipe, self.space, self.data = recipe, space, data
-        self.entrants = [self._entrant(ask, genes) for ask, genes in enumerate(self._genes())]
-        if len(self.entrants) > ALL_RUNS_LIMIT and recipe.tracking.runs is None:
-            raise UserError(
-                "tracking.runs", None, f"all or frontier, for more than {ALL_RUNS_LIMIT} candidates",
-                f"This search has {len(self.entrants)}.",
-            )  # fmt: skip
+    local: bool = False
+    address: str | None = None
 
-    @classmethod
-    def of(cls, recipe: Recipe) -> "Search":
-        """Open the data and build the space. Raises `UserError`."""
-        data = open_data(recipe.data)
-        data.steps_per_epoch(recipe.training.batch_size)  # refuses a batch larger than the set
-        return cls(recipe, recipe.space.build(data.image, len(data.classes)), data)
 
-    def _genes(self) -> list[tuple[int, ...]]:
-        searcher = GridSearcher(self.space)
-        return searcher.ask(len(searcher))
+class Outcome(NamedTuple):
+    run: Run
+    report: dict[str, Any]
 
-    def _entrant(self, ask: int, genes: tuple[int, ...]) -> Entrant:
-        identity = f"{self.recipe.name}/{self.recipe.seed}"
-        architecture = self.space.decode(genes)
-        return Entrant(
-            candidate=Candidate.of(identity, self.space.digest, genes, ask),
-            names=self.space.names(genes),
-            architecture=architecture.digest,
-            cost=architecture.complexity(),
+
+def search(recipe: Recipe, place: Place, console: Console, *, resume: bool = False) -> Outcome:
+    """Run a recipe's search, or go on with its unfinished one.
+
+    Nothing is written before the recipe, the data, MLflow and the resources are known to do. Raises
+    `UserError` for the user's mistakes and KeyboardInterrupt after Ctrl-C, with everything kept.
+    """
+    prepared = Search.of(recipe)
+    uri = recipe.tracking.uri
+    if uri is not None:
+        check_tracking(uri)
+    with _connection(recipe, place):
+        run = Run.resumable(prepared) if resume else Run.create(prepared)
+        with run.lock(), _interruptible():
+            console.print(f"{run.name}: {len(prepared.entrants)} candidates, in {run.folder}")
+            return _drive(prepared, run, place, console)
+
+
+@contextmanager
+def _connection(recipe: Recipe, place: Place) -> Iterator[None]:
+    if place.local:
+        context: Any = nullcontext()
+    else:
+        try:
+            from cluster.tune_driver import connected
+        except ModuleNotFoundError as error:
+            raise UserError("--local", False, "true where ray is not installed", str(error)) from None
+        context = connected(recipe.resources, place.address)
+    with context:
+        yield
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """A polite request to end (SIGTERM) is the same as Ctrl-C."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _drive(prepared: Search, run: Run, place: Place, console: Console) -> Outcome:
+    grid = Grid(prepared, run)
+    progress = Progress(console, prepared.recipe, len(prepared.entrants))
+    grid.recorder.listeners.append(progress.committed)
+    grid.reports.append(progress.heard)
+    kept = grid.replay()
+    if kept:
+        console.print(f"resumed: {kept} candidates are final already")
+    writer = WriterProcess(run.folder)
+    writer.start()
+    ending: Ending = "FAILED"
+    try:
+        with progress:
+            if place.local:
+                drive_local(grid)
+            else:
+                from cluster.tune_driver import drive_tune
+
+                drive_tune(grid)
+        ending = "FINISHED"
+    except KeyboardInterrupt:
+        ending = "KILLED"
+        raise
+    finally:
+        found = write_report(run, prepared, pictures=ending == "FINISHED")
+        run.finish(ending)
+        patience = DRAIN_S if ending == "FINISHED" else DRAIN_AFTER_STOP_S
+        _drain(writer, patience, console)
+    return Outcome(run, found)
+
+
+def _drain(writer: WriterProcess, patience: float, console: Console) -> None:
+    if not writer.drain(patience, lambda left: console.print(f"writing to MLflow: {left} segments left")):
+        console.print(
+            "MLflow has not taken everything yet; the writer goes on in the background, and nothing is lost"
         )
 
-    def configs(self, folder: Path) -> list[TrialConfig]:
-        """What each candidate's trial is set up with, in ask order."""
-        return [
-            TrialConfig(recipe=self.recipe, folder=folder, candidate=entrant.candidate)
-            for entrant in self.entrants
-        ]
+
+def write_report(run: Run, prepared: Search, *, pictures: bool) -> dict[str, Any]:
+    """report.json, report.md and, if asked, the pictures; the report itself."""
+    rows = list(run.ledger.rows())
+    recipe = prepared.recipe
+    names: list[str] = []
+    if pictures and rows:
+        for place, row in enumerate(rank(rows, recipe.metric)[:PICTURED], 1):
+            title = f"{row.names['setting']} seed {row.names['seed']}: {_score(row.metrics, recipe.metric)}"
+            names.append(f"best-{place}.png")
+            figure = draw_architecture(prepared.space.decode(row.candidate.genes), title)
+            save_figure(figure, run.pictures / names[-1])
+        for name, figure in (
+            ("settings.png", draw_leaders(rows, recipe.metric)),
+            ("curves.png", draw_curves(rows, recipe.metric)),
+        ):
+            names.append(name)
+            save_figure(figure, run.pictures / name)
+    found = report(run, recipe, rows)
+    run.write_json("report.json", found)
+    (run.folder / "report.md").write_text(markdown(found, names))
+    return found
 
 
-class Grid:
-    """A search in progress: what was committed before, and the barrier for what is left."""
-
-    def __init__(self, search: Search, run: Run) -> None:
-        self.search, self.run = search, run
-        self.recorder = Recorder(run.ledger, search.entrants)
-        recipe, asks = search.recipe, [entrant.candidate.ask_index for entrant in search.entrants]
-        eta = recipe.stopping.eta if isinstance(recipe.stopping, HalvingStopping) else 1
-        self.barrier: Barrier | NoBarrier = Barrier(self.recorder, asks, recipe.rungs, eta, recipe.metric)
-        if isinstance(recipe.stopping, AshaStopping):
-            self.barrier = NoBarrier(self.recorder, asks, recipe.rungs)
-        self.configs = search.configs(run.folder)
-        self.reports: list[Callable[[Report], None]] = []
-
-    def replay(self) -> int:
-        """Take over committed rows; how many candidates are final already."""
-        rows = self.recorder.replay()
-        for row in rows:
-            if row.candidate != self.configs[row.candidate.ask_index].candidate:
-                raise UserError(
-                    "ledger", row.candidate.id, "candidates of this recipe", "The run is of another search."
-                )
-        self.barrier.replay(rows)
-        for listener in self.recorder.listeners:
-            listener(rows)
-        return sum(row.final for row in rows)
-
-    def heard(self, report: Report) -> None:
-        """Pass a trial's report to whoever shows progress."""
-        for listener in self.reports:
-            listener(report)
-
-
-def drive_local(grid: Grid) -> None:
-    """Train the candidates one after another in this process; Ray need not be installed."""
-    barrier = grid.barrier
-    if isinstance(barrier, NoBarrier):
-        raise UserError("stopping.kind", "asha", "none or halving with --local", "ASHA is Ray Tune's.")
-    trial = TrainingTrial()
-    while not barrier.done:
-        ask = barrier.open[0]
-        trial.setup(grid.configs[ask])
-        verdict: Verdict = "go"
-        while verdict == "go":
-            report = trial.step()
-            grid.heard(report)
-            verdict = barrier.arrive(report)
+def _score(metrics: dict[str, float], metric: str) -> str:
+    return f"{100 * metrics[metric]:.2f} %" if metric in metrics else "no score"

@@ -4,6 +4,7 @@ Nodes stand in rows, one a topological level. An edge that skips rows passes eac
 own, so that it runs beside the nodes there and not through them. Everything is deterministic.
 """
 
+from bisect import bisect_right, insort
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,17 +14,20 @@ from networks.graph import Graph
 Point = tuple[float, float]
 Stop = tuple[int, int]  # (-1, node), or (edge position, row) where an edge passes a row
 NODE_ROOM, EDGE_ROOM = 1.0, 0.36  # width that a node and a passing edge take in a row
-ORDER_SWEEPS, PLACE_SWEEPS = 24, 16
+PASSING_ROOM = 14.0  # what all passing edges of a row may take: those of dense graphs draw together
+ORDER_SWEEPS, PLACE_SWEEPS = 16, 16
+STRAIGHT = 4.0
 TWIN_GAP = 0.35  # between parallel edges of neighbouring rows
 
 
 class Layout(NamedTuple):
     """`nodes`: id -> (x, row). `edges`: for each of the graph's edges the points from source to target,
-    one a row. x is centred at 0; neighbouring nodes are at least 1 apart."""
+    one a row. x is centred at 0; neighbouring nodes are at least 1 apart, passing edges `edge_room`."""
 
     nodes: dict[int, Point]
     edges: list[list[Point]]
     rows: int
+    edge_room: float
 
     @property
     def reach(self) -> float:
@@ -50,13 +54,15 @@ def lay_out(graph: Graph) -> Layout:
             below[upper].append(lower)
             above[lower].append(upper)
     rows = _uncross(rows, above, below)
-    x = _place(rows, above, below)
+    passing = max(sum(stop[0] >= 0 for stop in row) for row in rows)
+    room = min(EDGE_ROOM, PASSING_ROOM / max(1, passing))
+    x = _place(rows, above, below, room)
     edges = [
         [(x[stop], float(level[stop[1]] if stop[0] < 0 else stop[1])) for stop in path] for path in paths
     ]
     _part_twins(graph, edges)
     nodes = {node: (x[(-1, node)], float(row)) for node, row in level.items()}
-    return Layout(nodes, edges, len(rows))
+    return Layout(nodes, edges, len(rows), room)
 
 
 def _uncross(
@@ -66,9 +72,10 @@ def _uncross(
     rows = [list(row) for row in rows]
     best, fewest = [list(row) for row in rows], _crossings(rows, below)
     for sweep in range(ORDER_SWEEPS):
-        neighbours, order = (above, range(1, len(rows))) if sweep % 2 == 0 else (below, range(len(rows) - 2, -1, -1))
-        for number in order:
-            fixed = rows[number - 1 if sweep % 2 == 0 else number + 1]
+        down = sweep % 2 == 0
+        neighbours = above if down else below
+        for number in range(1, len(rows)) if down else range(len(rows) - 2, -1, -1):
+            fixed = rows[number - 1 if down else number + 1]
             place = {stop: i for i, stop in enumerate(fixed)}
             mean = {
                 stop: sum(place[one] for one in neighbours[stop]) / len(neighbours[stop])
@@ -87,38 +94,39 @@ def _crossings(rows: list[list[Stop]], below: dict[Stop, list[Stop]]) -> int:
     count = 0
     for row, next_row in zip(rows, rows[1:], strict=False):
         place = {stop: i for i, stop in enumerate(next_row)}
-        seen = [0] * len(next_row)
+        seen: list[int] = []  # where the edges of the stops to the left end, sorted
         for stop in row:
             ends = [place[lower] for lower in below[stop]]
-            count += sum(sum(seen[end + 1 :]) for end in ends)
+            count += sum(len(seen) - bisect_right(seen, end) for end in ends)
             for end in ends:
-                seen[end] += 1
+                insort(seen, end)
     return count
 
 
 def _place(
-    rows: list[list[Stop]], above: dict[Stop, list[Stop]], below: dict[Stop, list[Stop]]
+    rows: list[list[Stop]], above: dict[Stop, list[Stop]], below: dict[Stop, list[Stop]], edge_room: float
 ) -> dict[Stop, float]:
     """x of every stop: near its neighbours, in the row's order, with room for each."""
     x: dict[Stop, float] = {}
     for row in rows:
-        x.update(zip(row, _spread([0.0] * len(row), row), strict=True))
+        x.update(zip(row, _spread([0.0] * len(row), row, edge_room), strict=True))
     for sweep in range(PLACE_SWEEPS):
         for row in rows if sweep % 2 == 0 else rows[::-1]:
             wished = []
             for stop in row:
-                # A passing edge pulls its own next stop three times as hard: long edges become straight.
-                pulls = [(x[one], 3.0 if stop[0] >= 0 and one[0] >= 0 else 1.0) for one in above[stop] + below[stop]]
+                # A passing edge pulls its own next stop harder than a node does: long edges become straight.
+                near = above[stop] + below[stop]
+                pulls = [(x[one], STRAIGHT if stop[0] >= 0 and one[0] >= 0 else 1.0) for one in near]
                 wished.append(sum(at * pull for at, pull in pulls) / sum(pull for _, pull in pulls))
-            x.update(zip(row, _spread(wished, row), strict=True))
+            x.update(zip(row, _spread(wished, row, edge_room), strict=True))
     middle = (min(x.values()) + max(x.values())) / 2
     return {stop: at - middle for stop, at in x.items()}
 
 
-def _spread(wished: Sequence[float], row: Sequence[Stop]) -> list[float]:
+def _spread(wished: Sequence[float], row: Sequence[Stop], edge_room: float) -> list[float]:
     """The places nearest to the wished ones (least squares) that keep order and room: pool adjacent
     violators."""
-    room = [NODE_ROOM if stop[0] < 0 else EDGE_ROOM for stop in row]
+    room = [NODE_ROOM if stop[0] < 0 else edge_room for stop in row]
     offset = [0.0]
     for left, right in zip(room, room[1:], strict=False):
         offset.append(offset[-1] + (left + right) / 2)

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Curve
 
-from cluster.layout import Layout, Point, lay_out
+from cluster.layout import EDGE_ROOM, Layout, Point, lay_out
 from cluster.ledger import Row
 from networks.architecture import Architecture
 from networks.graph import Graph
@@ -93,12 +93,13 @@ def _draw_graph(
     axes.set_xlim(-half, half)
     axes.set_ylim(layout.rows - 0.5, -0.5)
     degrees = _out_degrees(graph)
+    thin = max(0.4, layout.edge_room / EDGE_ROOM)
     for position, points in enumerate(layout.edges):
         source = graph.edges[position].source
         colour = SOFT if source in graph.inputs else scale.to_rgba(degrees[source])
         weight = 0.5 if weights is None else weights.get(position, 1.0)
         patch = PathPatch(
-            _smooth(points), facecolor="none", edgecolor=_darker(colour), linewidth=0.35 + 1.7 * weight,
+            _smooth(points), facecolor="none", edgecolor=_darker(colour), linewidth=thin * (0.35 + 1.7 * weight),
             alpha=0.75 if weights is None else 0.25 + 0.65 * weight, capstyle="round",
         )  # fmt: skip
         axes.add_patch(patch)
@@ -140,8 +141,12 @@ def _darker(colour: object) -> tuple[float, float, float]:
 def _legend(figure: Figure, scale: ScalarMappable, weighted: bool) -> None:
     width, height = figure.get_size_inches()
     marks = [
-        Line2D([], [], marker="s", linestyle="", markersize=8, color=INPUT, markeredgecolor=INK, label="input"),
-        Line2D([], [], marker="s", linestyle="", markersize=8, color=OUTPUT, markeredgecolor=INK, label="output (mean)"),
+        Line2D(
+            [], [], marker="s", linestyle="", markersize=8, color=INPUT, markeredgecolor=INK, label="input"
+        ),
+        Line2D(
+            [], [], marker="s", linestyle="", markersize=8, color=OUTPUT, markeredgecolor=INK, label="output"
+        ),
     ]
     if weighted:
         marks += [
@@ -231,7 +236,9 @@ def draw_curves(rows: Iterable[Row], metric: str = "validation_accuracy") -> Fig
     marks = [Line2D([], [], color=colours[kind], label=kind) for kind in shown]
     for end, status in (("|", "stopped"), ("x", "failed")):
         if any(row.status == status for row in last.values()):
-            marks.append(Line2D([], [], color=FAINT, marker=end, markeredgecolor=SOFT, label=f"{status} early"))
+            marks.append(
+                Line2D([], [], color=FAINT, marker=end, markeredgecolor=SOFT, label=f"{status} early")
+            )
     if best is not None:
         marks.insert(0, Line2D([], [], color=INK, linewidth=2.4, label=f"best: {_name(finished[best])}"))
     axes.legend(handles=marks, frameon=False, fontsize=8, loc="best")

@@ -18,6 +18,7 @@ import yaml
 
 from cluster.checkpoints import write_atomically
 from cluster.ledger import Ledger
+from cluster.preparation import Search
 from cluster.recipe import Recipe
 from networks.errors import UserError, nearest
 
@@ -31,8 +32,9 @@ class Run:
         self.folder = folder.resolve()
 
     @classmethod
-    def create(cls, recipe: Recipe, space_digest: str) -> "Run":
+    def create(cls, search: Search) -> "Run":
         """A new folder with the next free number. Raises `UserError` when storage cannot be written."""
+        recipe = search.recipe
         try:
             recipe.storage.mkdir(parents=True, exist_ok=True)
             run = cls(_next_folder(recipe))
@@ -43,7 +45,8 @@ class Run:
                 "experiment": recipe.name,
                 "recipe": recipe.model_dump(mode="json"),
                 "recipe_digest": recipe.digest,
-                "space_digest": space_digest,
+                "space_digest": search.space.digest,
+                "data_digest": search.data.digest,
                 "tracking_uri": recipe.tracking.uri or f"sqlite:///{run.folder / 'mlflow.db'}",
                 "metric": recipe.metric,
                 "runs": recipe.tracking.runs or "all",
@@ -71,8 +74,9 @@ class Run:
         )
 
     @classmethod
-    def resumable(cls, recipe: Recipe) -> "Run":
-        """The recipe's newest run, when it is unfinished and of the very same recipe."""
+    def resumable(cls, search: Search) -> "Run":
+        """The recipe's newest run, when it is unfinished and of the very same recipe and data."""
+        recipe = search.recipe
         runs = runs_of(recipe.name, recipe.storage)
         if not runs:
             raise UserError(
@@ -84,6 +88,8 @@ class Run:
                 "--resume", run.name, "a run of the same recipe; this one has changed since",
                 f"Its own is {run.folder / 'recipe.yaml'}.",
             )  # fmt: skip
+        if run.about["data_digest"] != search.data.digest:
+            raise UserError("data", recipe.data.name, "the images that the run began with; these are others")
         if run.ending == "FINISHED":
             raise UserError(
                 "--resume", run.name, "an unfinished run", "This one is complete: weft show " + run.name

@@ -17,7 +17,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 
 from cluster.barrier import Barrier, NoBarrier
-from cluster.experiment import Grid
+from cluster.grid import Grid
 from cluster.recipe import AshaStopping, Resources
 from cluster.trial import Report, TrainingTrial, TrialConfig
 from networks.errors import UserError

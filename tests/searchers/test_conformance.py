@@ -128,7 +128,10 @@ class NeedsEveryMetric(Climber):
 
 
 class SavesWhatJsonChanges(Climber):
-    """Compares loaded genes (lists) with asked ones (tuples)."""
+    """Saves a tuple, which comes back from JSON as a list, and goes on differently from a list."""
+
+    def state_dict(self) -> dict[str, object]:
+        return {**super().state_dict(), "best": self.best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from networks.errors import UserError
-from searchers.halving import rungs, survivors
+from searchers.halving import planned_epochs, rungs, survivors
 
 NAN = float("nan")
 SCORES = st.dictionaries(
@@ -98,3 +98,15 @@ def test_survivors_are_the_best(scores: dict[int, float | None], eta: int, shuff
 def test_a_better_score_never_loses_a_place(scores: dict[int, float | None], eta: int) -> None:
     for ask in survivors(scores, eta):
         assert ask in survivors({**scores, ask: usable(scores)[ask] + 1}, eta)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.integers(1, 40), st.integers(1, 30), st.integers(1, 5), st.integers(2, 4))
+def test_planned_epochs_are_those_of_a_played_search(count: int, epochs: int, grace: int, eta: int) -> None:
+    marks = rungs(epochs, grace, eta)
+    alive, trained, played = list(range(count)), dict.fromkeys(range(count), 0), 0
+    for mark in marks:
+        for ask in alive:
+            played, trained[ask] = played + mark - trained[ask], mark
+        alive = survivors({ask: ask * 0.5 for ask in alive}, eta)
+    assert planned_epochs(count, marks, eta) == played

@@ -49,7 +49,7 @@ def cut_out(images: Tensor, augment: Augment, draws: Tensor) -> Tensor:
     n, _, h, w = images.shape
     rows = _stretch(draws[CUT_ROW], augment.cutout, h).view(n, 1, h, 1)
     columns = _stretch(draws[CUT_COLUMN], augment.cutout, w).view(n, 1, 1, w)
-    return images.mul_(~(rows & columns))
+    return images.mul_((~(rows & columns)).float())
 
 
 def _stretch(centre: Tensor, length: int, size: int) -> Tensor:

@@ -1,0 +1,70 @@
+"""`weft damage`: the damage study of a run's trained candidate, as a report and a picture."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from cluster.pictures import draw_damage, save_figure
+from cluster.preparation import Search
+from cluster.report import newest
+from cluster.run import Run
+from cluster.trial import TrainingTrial
+from networks.errors import UserError
+from trainers.damage import Damage, damage_study, removals
+
+
+def damage_report(run_name: str, candidate: str, storage: Path, console: Console) -> dict[str, Any]:
+    """Study one candidate, named by its ask index or id, from its newest checkpoint."""
+    run = Run.find(run_name, storage)
+    prepared = Search.of(run.recipe)
+    rows = newest(run.ledger.rows())
+    chosen = [row for row in rows if candidate in (str(row.candidate.ask_index), row.candidate.id)]
+    if not chosen:
+        raise UserError(
+            "CANDIDATE", candidate, f"0 to {len(rows) - 1}, or an id that weft show {run.name} lists"
+        )
+    config = prepared.configs(run.folder)[chosen[0].candidate.ask_index]
+    if config.checkpoints.newest() is None:
+        raise UserError("CANDIDATE", candidate, "a candidate with a checkpoint", f"It {chosen[0].status}.")
+    trial = TrainingTrial()
+    trial.setup(config)
+    trainer = trial.trainer
+
+    def accuracy() -> float:
+        return trainer.evaluate("validation")["validation_accuracy"]
+
+    undamaged = accuracy()
+    total = sum(len(removals(stage.graph)) for stage in trainer.network.graph_stages)
+    study = damage_study(trainer.network, accuracy)
+    found = list(track(study, "removing nodes and edges", total, console=console, transient=True))
+    picture = run.pictures / f"damage-{chosen[0].candidate.ask_index:06d}.png"
+    save_figure(draw_damage(found), picture)
+    return {
+        "run": run.name,
+        "candidate": chosen[0].candidate.ask_index,
+        "undamaged": undamaged,
+        "removals": [one._asdict() for one in found],
+        "nodes_by_degree": by_degree([one for one in found if one.kind == "node"]),
+        "edges_by_degree": by_degree([one for one in found if one.kind == "edge"]),
+        "picture": str(picture),
+    }
+
+
+def by_degree(found: list[Damage]) -> list[dict[str, Any]]:
+    """Mean and largest loss for each degree; removals that orphan somebody are counted apart."""
+    table = []
+    for degree in sorted({one.degree for one in found}):
+        some = [one for one in found if one.degree == degree]
+        table.append(
+            {
+                "degree": degree,
+                "number": len(some),
+                "mean_loss": statistics.mean(one.loss for one in some),
+                "largest_loss": max(one.loss for one in some),
+                "orphaning": sum(one.orphaning for one in some),
+            }
+        )
+    return table

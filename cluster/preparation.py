@@ -1,0 +1,55 @@
+"""A recipe made concrete: its data, its space and its candidates, all checked, nothing written yet."""
+
+from pathlib import Path
+
+from cluster.recipe import Recipe
+from cluster.recorder import Entrant
+from cluster.trial import TrialConfig
+from networks.errors import UserError
+from networks.spaces.randwire import RandWireSpace
+from searchers.grid import GridSearcher
+from searchers.searcher import Candidate
+from trainers.data import Data, open_data
+
+ALL_RUNS_LIMIT = 2000
+
+
+class Search:
+    """What a recipe will search. `entrants` are its candidates in ask order."""
+
+    def __init__(self, recipe: Recipe, space: RandWireSpace, data: Data) -> None:
+        self.recipe, self.space, self.data = recipe, space, data
+        self.entrants = [self._entrant(ask, genes) for ask, genes in enumerate(self._genes())]
+        if len(self.entrants) > ALL_RUNS_LIMIT and recipe.tracking.runs is None:
+            raise UserError(
+                "tracking.runs", None, f"all or frontier, for more than {ALL_RUNS_LIMIT} candidates",
+                f"This search has {len(self.entrants)}.",
+            )  # fmt: skip
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Search":
+        """Open the data and build the space. Raises `UserError`."""
+        data = open_data(recipe.data)
+        data.steps_per_epoch(recipe.training.batch_size)  # refuses a batch larger than the set
+        return cls(recipe, recipe.space.build(data.image, len(data.classes)), data)
+
+    def _genes(self) -> list[tuple[int, ...]]:
+        searcher = GridSearcher(self.space)
+        return searcher.ask(len(searcher))
+
+    def _entrant(self, ask: int, genes: tuple[int, ...]) -> Entrant:
+        identity = f"{self.recipe.name}/{self.recipe.seed}"
+        architecture = self.space.decode(genes)
+        return Entrant(
+            candidate=Candidate.of(identity, self.space.digest, genes, ask),
+            names=self.space.names(genes),
+            architecture=architecture.digest,
+            cost=architecture.complexity(),
+        )
+
+    def configs(self, folder: Path) -> list[TrialConfig]:
+        """What each candidate's trial is set up with, in ask order."""
+        return [
+            TrialConfig(recipe=self.recipe, folder=folder, candidate=entrant.candidate)
+            for entrant in self.entrants
+        ]
