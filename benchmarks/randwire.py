@@ -29,8 +29,14 @@ RESULTS = Path(__file__).parent / "RESULTS.md"
 # page by page. The same for all variants; `--malloc default` leaves it as it is.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 
-if __name__ == "__main__" and "--malloc=default" not in sys.argv and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
-    os.execve(sys.executable, [sys.executable, "-m", "benchmarks.randwire", *sys.argv[1:]], os.environ | MALLOC)
+if (
+    __name__ == "__main__"
+    and "--malloc=default" not in sys.argv
+    and "MALLOC_TRIM_THRESHOLD_" not in os.environ
+):
+    os.execve(
+        sys.executable, [sys.executable, "-m", "benchmarks.randwire", *sys.argv[1:]], os.environ | MALLOC
+    )
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
@@ -199,7 +205,16 @@ def _status(field: str) -> int:
 def memory(size: str, layout: str, names: list[str]) -> list[dict[str, Any]]:
     rows = []
     for name in names:
-        command = [sys.executable, "-m", "benchmarks.randwire", "--malloc=default", "--peak", size, layout, name]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.randwire",
+            "--malloc=default",
+            "--peak",
+            size,
+            layout,
+            name,
+        ]
         environment = {key: value for key, value in os.environ.items() if key not in MALLOC}
         output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
         rows.append({"size": size, "what": "memory", "layout": layout, "variant": name, "mb": float(output)})
@@ -211,7 +226,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
-    parser.add_argument("--what", nargs="+", choices=["train", "eval", "memory"], default=["train", "eval", "memory"])
+    parser.add_argument(
+        "--what", nargs="+", choices=["train", "eval", "memory"], default=["train", "eval", "memory"]
+    )
     parser.add_argument("--variants", nargs="+", default=[*TRAINING, *INFERENCE], help="besides the limit")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--graphs", type=int, default=3)
@@ -251,7 +268,11 @@ def main() -> None:
 
 
 def line(row: dict[str, Any]) -> str:
-    cost = f"{row['mb']:8.1f} MB" if "mb" in row else f"{row['ms']:8.1f} ms  {row['low']:.3f} to {row['high']:.3f}"
+    cost = (
+        f"{row['mb']:8.1f} MB"
+        if "mb" in row
+        else f"{row['ms']:8.1f} ms  {row['low']:.3f} to {row['high']:.3f}"
+    )
     return f"{row['size']:9} {row['what']:7} {row['layout']:14} {row['variant']:12} {row['ratio']:.3f} {cost}"
 
 

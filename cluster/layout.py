@@ -7,6 +7,7 @@ own, so that it runs beside the nodes there and not through them. Everything is 
 from bisect import bisect_right, insort
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from networks.graph import Graph
@@ -50,7 +51,7 @@ def lay_out(graph: Graph) -> Layout:
     above: dict[Stop, list[Stop]] = {stop: [] for row in rows for stop in row}
     below: dict[Stop, list[Stop]] = {stop: [] for row in rows for stop in row}
     for path in paths:
-        for upper, lower in zip(path, path[1:], strict=False):
+        for upper, lower in pairwise(path):
             below[upper].append(lower)
             above[lower].append(upper)
     rows = _uncross(rows, above, below)
@@ -92,7 +93,7 @@ def _uncross(
 def _crossings(rows: list[list[Stop]], below: dict[Stop, list[Stop]]) -> int:
     """Pairs of edge segments that cross between neighbouring rows."""
     count = 0
-    for row, next_row in zip(rows, rows[1:], strict=False):
+    for row, next_row in pairwise(rows):
         place = {stop: i for i, stop in enumerate(next_row)}
         seen: list[int] = []  # where the edges of the stops to the left end, sorted
         for stop in row:
@@ -128,7 +129,7 @@ def _spread(wished: Sequence[float], row: Sequence[Stop], edge_room: float) -> l
     violators."""
     room = [NODE_ROOM if stop[0] < 0 else edge_room for stop in row]
     offset = [0.0]
-    for left, right in zip(room, room[1:], strict=False):
+    for left, right in pairwise(room):
         offset.append(offset[-1] + (left + right) / 2)
     pools: list[tuple[float, int]] = []  # mean of (wish - offset), number of stops
     for wish, shift in zip(wished, offset, strict=True):

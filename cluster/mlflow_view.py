@@ -123,8 +123,9 @@ class SearchView:
             if file.suffix in {".png", ".svg"}:
                 self.client.log_artifact(self.parent, str(file), "pictures")
         if (self.run / "report.md").exists():
-            note = (self.run / "report.md").read_text()[:NOTE_LENGTH]
-            self.client.set_tag(self.parent, "mlflow.note.content", note)
+            self.client.set_tag(
+                self.parent, "mlflow.note.content", _note((self.run / "report.md").read_text())
+            )
         parquet = self.run / "tracking" / "ledger.parquet"
         write_parquet(Ledger(self.run / "ledger"), parquet)
         self.client.log_artifact(self.parent, str(parquet))
@@ -263,6 +264,14 @@ def _key(name: str) -> str:
 def _text(value: object) -> str:
     text = value if isinstance(value, str) else canonical_json(value)
     return text if len(text) <= TEXT_LENGTH else text[: TEXT_LENGTH - 1] + "…"
+
+
+def _note(report: str) -> str:
+    """The report as a run's description: whole lines, no pictures (they cannot be linked from there)."""
+    lines = [line for line in report.splitlines(keepends=True) if not line.startswith("![")]
+    while sum(map(len, lines)) > NOTE_LENGTH:
+        lines.pop()
+    return "".join(lines)
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

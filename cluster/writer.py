@@ -139,7 +139,7 @@ class Writer:
         segments = self.ledger.segments()
         cursor = Cursor.load(self.run)
         if cursor.parent != view.parent or cursor.segments > len(segments):
-            log.info("no cursor for this run of MLflow: going through the whole ledger")
+            log.info("no cursor for this run of MLflow: starting with the first segment")
             cursor = Cursor(parent=view.parent)
         self._cursor = cursor
         self._standing = Standing(self.ledger, self._metric)

@@ -200,9 +200,7 @@ class _Lowering:
         rectifies: bool = False, operation: str | None = None, entry_shaped: bool = False,
     ) -> int:  # fmt: skip
         target, self.values = self.values, self.values + 1
-        self.steps.append(
-            Step(target, terms, concatenates, averages, rectifies, operation, entry_shaped)
-        )
+        self.steps.append(Step(target, terms, concatenates, averages, rectifies, operation, entry_shaped))
         return target
 
 

@@ -12,7 +12,7 @@ from networks.execution import Sizes, edge_weights, run_inference, run_plain, wi
 from networks.graph import Graph
 from networks.operations import PreActivated, find_operation
 from networks.plan import Plan, Traits, compile_plan, edge_key, node_key
-from networks.whole_stage import Job, WholeStage, final_batch_norm
+from networks.whole_stage import Job, final_batch_norm, parameters_of
 
 Executor = Literal["whole_stage", "autograd"]
 PLANS_KEPT = 256
@@ -74,15 +74,16 @@ class GraphStage(nn.Module):
                 "the whole_stage executor cannot be compiled or exported with gradients: "
                 'call network.set_executor("autograd") first'
             )
+        operations = dict(self.operations.items())
         normalised = {
             key: batch_norm
-            for key, operation in self.operations.items()
+            for key, operation in operations.items()
             if (batch_norm := final_batch_norm(operation)) is not None
         }
         plan = self.plan(recorded=True, normalised=frozenset(normalised))
-        parameters = tuple(self.operations.parameters())
-        job = Job(plan, dict(self.operations.items()), normalised, self.kinds, self.sizes, parameters)
-        return WholeStage.apply(job, x, self.edge_values, *parameters)
+        parameters = {key: parameters_of(operation) for key, operation in operations.items()}
+        job = Job(plan, operations, normalised, self.kinds, self.sizes, parameters)
+        return job.apply(x, self.edge_values)
 
     def _run(self, run: Callable[..., Tensor], x: Tensor) -> Tensor:
         weights = edge_weights(self.edge_values, self.kinds)

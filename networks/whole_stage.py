@@ -33,6 +33,8 @@ class Normalisation:
     """One batch normalisation, as run forward: its input y and the statistics of the batch."""
 
     module: nn.BatchNorm2d
+    gamma: nn.Parameter
+    beta: nn.Parameter
     y: Tensor
     mean: Tensor
     inverse_deviation: Tensor
@@ -41,13 +43,13 @@ class Normalisation:
         """The gradients of (y, gamma, beta) that are wanted, for a gradient of the output."""
         module = self.module
         return aten.native_batch_norm_backward(
-            gradient, self.y, module.weight, module.running_mean, module.running_var,
+            gradient, self.y, self.gamma, module.running_mean, module.running_var,
             self.mean, self.inverse_deviation, True, module.eps, wanted,
         )  # fmt: skip
 
     def inner(self, d_gamma: Tensor, d_beta: Tensor) -> Tensor:
         """<gradient, output>, from the gradients of gamma and beta."""
-        return (self.module.weight * d_gamma + self.module.bias * d_beta).sum()
+        return torch.dot(self.gamma, d_gamma).add_(torch.dot(self.beta, d_beta))
 
 
 @dataclass(slots=True)
@@ -77,6 +79,21 @@ def final_batch_norm(operation: nn.Module) -> nn.BatchNorm2d | None:
     return last if usual else None
 
 
+def parameters_of(operation: nn.Module) -> list[nn.Parameter]:
+    """`operation.parameters()`, for the usual flat operation without its slow walk."""
+    body = without_relu(operation)
+    layers = body._modules.values() if isinstance(body, nn.Sequential) else (body,)
+    if any(layer is None or layer._modules for layer in layers):
+        return list(operation.parameters())
+    return [
+        parameter
+        for layer in layers
+        if layer is not None
+        for parameter in layer._parameters.values()
+        if parameter is not None
+    ]
+
+
 def _hooked(module: nn.Module) -> bool:
     return bool(
         module._forward_hooks
@@ -89,18 +106,22 @@ def _hooked(module: nn.Module) -> bool:
 @dataclass(slots=True)
 class Job:
     """One pass: the plan and what it runs. `normalised`: the batch normalisations run by hand, by key.
-    `parameters`: those of the operations, in the order in which autograd gets them."""
+    `parameters`: those of each operation."""
 
     plan: Plan
     operations: Mapping[str, nn.Module]
     normalised: Mapping[str, nn.BatchNorm2d]
     kinds: Sequence[str]
     sizes: Sizes
-    parameters: Sequence[nn.Parameter]
+    parameters: Mapping[str, Sequence[nn.Parameter]]
+
+    def apply(self, x: Tensor, edge_values: Tensor) -> Tensor:
+        flat = [parameter for some in self.parameters.values() for parameter in some]
+        return WholeStage.apply(self, x, edge_values, *flat)
 
 
 class WholeStage(torch.autograd.Function):
-    """apply(job, x, edge_values, *job.parameters): the stage's output for its input x, N x C x H x W."""
+    """apply(job, x, edge_values, *parameters): the stage's output for its input x, N x C x H x W."""
 
     @staticmethod
     def forward(ctx: Any, job: Job, x: Tensor, edge_values: Tensor, *_: Tensor) -> Tensor:
@@ -155,11 +176,12 @@ def _operate(job: Job, key: str, z: Tensor, record: Record) -> Tensor:
     y = y.detach()
     if batch_norm is None:
         return y
+    gamma, beta = batch_norm.weight, batch_norm.bias
     output, mean, inverse_deviation = torch.native_batch_norm(
-        y, batch_norm.weight, batch_norm.bias, batch_norm.running_mean, batch_norm.running_var,
+        y, gamma, beta, batch_norm.running_mean, batch_norm.running_var,
         True, batch_norm.momentum or 0.0, batch_norm.eps,
     )  # fmt: skip
-    record.normalisation = Normalisation(batch_norm, y, mean, inverse_deviation)
+    record.normalisation = Normalisation(batch_norm, gamma, beta, y, mean, inverse_deviation)
     return output
 
 
@@ -197,7 +219,11 @@ class _Walk:
             if arrived is not None:
                 self._step(step, record, arrived)
             self.tensors.pop()  # the step's own value: values are numbered as the steps are
-        of_parameters = (self.of_parameter.get(id(parameter)) for parameter in self.job.parameters)
+        of_parameters = (
+            self.of_parameter.get(id(parameter))
+            for some in self.job.parameters.values()
+            for parameter in some
+        )
         return (None, self.gradients[0], self._of_edge_values(), *of_parameters)
 
     def _step(self, step: Step, record: Record, gradient: Tensor) -> None:
@@ -228,7 +254,7 @@ class _Walk:
             return None
         parameters = [
             parameter
-            for parameter in self.job.operations[step.operation].parameters()
+            for parameter in self.job.parameters[step.operation]
             if parameter.requires_grad and id(parameter) not in self.of_parameter
         ]
         through, *rest = torch.autograd.grad(
@@ -238,10 +264,9 @@ class _Walk:
         return through
 
     def _through_batch_norm(self, value: int, normalisation: Normalisation, gradient: Tensor) -> Tensor:
-        module = normalisation.module
+        gamma, beta = normalisation.gamma, normalisation.beta
         implied = self.job.plan.implied.get(value) if self.wants_values else None
-        learns = [module.weight.requires_grad, module.bias.requires_grad]
-        wanted = [True, True, True] if implied else [True, *learns]
+        wanted = [True, implied is not None or gamma.requires_grad, implied is not None or beta.requires_grad]
         through, d_gamma, d_beta = normalisation.backward(gradient, wanted)
         if implied is not None:
             product = normalisation.inner(d_gamma, d_beta)
@@ -249,10 +274,8 @@ class _Walk:
                 if (known := self.products[other]) is not None:
                     product = product - known
             self.products[implied.factor] = product
-        for parameter, found, learned in zip(
-            (module.weight, module.bias), (d_gamma, d_beta), learns, strict=True
-        ):
-            self.of_parameter[id(parameter)] = found if learned else None
+        self.of_parameter[id(gamma)] = d_gamma if gamma.requires_grad else None
+        self.of_parameter[id(beta)] = d_beta if beta.requires_grad else None
         return through
 
     def _distribute(self, step: Step, gradient: Tensor, owned: bool) -> None:

@@ -104,7 +104,9 @@ def commit(run: Path, segments: list[list[Row]] = SEGMENTS) -> None:
 
 
 def finish(run: Path, status: str = "FINISHED") -> None:
-    (run / "report.md").write_text("# First place: WS(4, 0.75) seed 0\n")
+    (run / "report.md").write_text(
+        "# First place: WS(4, 0.75) seed 0\n\n![best](pictures/best.png)\n" + 900 * "| a row |\n"
+    )
     (run / "report.json").write_text("{}")
     (run / "pictures").mkdir(exist_ok=True)
     for name in ("best.png", "best.svg", "notes.txt"):
@@ -268,7 +270,10 @@ def test_artifacts_of_the_parent(new_run: Callable[..., Path]) -> None:
     assert artifacts(run, "pictures") == {"pictures/best.png", "pictures/best.svg"}
     parent = read_back(run)["parent"]
     assert parent["status"] == "KILLED"
-    assert parent["tags"]["mlflow.note.content"].startswith("# First place")
+    note = parent["tags"]["mlflow.note.content"]
+    assert note.startswith("# First place: WS(4, 0.75) seed 0\n\n| a row |\n")
+    assert note.endswith("| a row |\n")
+    assert 7900 < len(note) <= 8000
     leaders = list(csv.DictReader(artifact(run, "leaders.csv").open()))
     assert [(one["rank"], one["candidate"], one["validation_accuracy"]) for one in leaders] == [
         ("1", "WS(4, 0.75) seed 0", "0.7"),
@@ -321,7 +326,7 @@ def test_killed_at_any_call_and_started_again(new_run: Callable[..., Path], afte
     assert Writer(whole, connect=lambda uri: counted).serve() == 0  # type: ignore[arg-type,return-value]
     expected = read_back(whole)
     assert counted.writes > 25
-    for at in range(1 + after, counted.writes + 1, 2):
+    for at in range(1 + after, counted.writes + 1, 3):
         run = new_run(f"killed-{at}")
         commit(run)
         finish(run)

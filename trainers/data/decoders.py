@@ -1,11 +1,13 @@
 """Worker processes that decode images, in the order they were asked to."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
@@ -73,12 +75,12 @@ class Decoders:
         results: list[Tensor] = []
         with Progress(what, len(images), "images") as progress:
             ahead = max(1, 2 * self.workers)
-            futures = [self.submit(chunk, fit) for chunk in chunks[:ahead]]
+            coming = deque(self.submit(chunk, fit) for chunk in chunks[:ahead])
             for position, chunk in enumerate(chunks):
-                results.append(futures[position].result())
+                results.append(coming.popleft().result())
                 progress.add(len(chunk))
                 if position + ahead < len(chunks):
-                    futures.append(self.submit(chunks[position + ahead], fit))
+                    coming.append(self.submit(chunks[position + ahead], fit))
         return torch.cat(results) if results else _planes(np.empty(0, np.uint8), images, fit)
 
 
@@ -115,7 +117,7 @@ def _ask(
         answer = json.loads(process.stdout.readline() or b"null")
         pixels = np.empty(answer["bytes"] if answer else 0, np.uint8)
         whole = answer is not None and process.stdout.readinto(pixels.data) == len(pixels)  # type: ignore[attr-defined]
-    except OSError:
+    except (OSError, ValueError):  # a pipe without its other end, an answer that was cut off
         whole = False
     if not whole:
         process.kill()
@@ -140,5 +142,6 @@ def _close(threads: ThreadPoolExecutor | None, processes: list[subprocess.Popen[
     for process in processes:
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):  # what a dead process did not read
+                    pipe.close()
         process.wait()

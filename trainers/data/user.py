@@ -21,6 +21,8 @@ def read_user(settings: DataSettings) -> Source | Data:
     if isinstance(found, Mapping):
         return source_of_arrays(found, lambda allowed, why: UserError("name", settings.name, allowed, why))
     if isinstance(found, Data):
+        if not found.sizes["validation"]:
+            raise UserError("name", settings.name, "a set with at least one validation image")
         return found
     raise UserError(
         "name",
