@@ -63,6 +63,7 @@ class Writer:
         (run / "tracking").mkdir(exist_ok=True)
         self._view: SearchView | None = None
         self._leaders_at = 0.0
+        self._born = time.monotonic()
 
     def serve(self) -> int:
         """Work until the end; the process's exit status. Raises `UserError` for an altered ledger."""
@@ -120,6 +121,12 @@ class Writer:
             view.end("KILLED", int(time.time() * 1000))
         return "orphan"
 
+    def patient(self) -> bool:
+        """Whether to wait for another writer. Not after the driver's death: whoever holds the lock drains."""
+        if self.stop.is_set():
+            return False
+        return self._driven if self.driver is not None else time.monotonic() < self._born + PATIENCE_S
+
     @property
     def _driven(self) -> bool:
         return self.driver is not None and os.getppid() == self.driver
@@ -159,22 +166,23 @@ class Writer:
 
 
 @contextmanager
-def only_writer(run: Path, stop: threading.Event, patience_s: float) -> Iterator[bool]:
-    """Hold the run's lock, so that two writers never meet; False if it stays taken or `stop` is set.
+def only_writer(run: Path, patient: Callable[[], bool]) -> Iterator[bool]:
+    """Hold the run's lock, so that two writers never meet; False if it is taken and `patient` turns false.
 
     The lock is the kernel's: it goes with the process that holds it, however that dies.
     """
     with (run / "tracking" / "lock").open("w") as file:
-        end = time.monotonic() + patience_s
-        while not stop.is_set() and time.monotonic() < end:
+        while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                stop.wait(0.2)
-                continue
+                if patient():
+                    time.sleep(0.2)
+                    continue
+                yield False
+                return
             yield True
             return
-        yield False
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -192,7 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         writer = Writer(options.run, options.driver, stop=stop)
         mlflow.set_tracking_uri(writer.uri)  # a server's artifact addresses are resolved through it
-        with only_writer(options.run, stop, 2 * PATIENCE_S) as alone:
+        with only_writer(options.run, writer.patient) as alone:
             if not alone:
                 log.warning("another writer works on %s", options.run)
                 return 1

@@ -474,14 +474,18 @@ def test_an_altered_ledger_ends_the_writer(new_run: Callable[..., Path]) -> None
 def test_one_writer_at_a_time(new_run: Callable[..., Path]) -> None:
     run = new_run()
     (run / "tracking").mkdir()
-    stop = threading.Event()
-    with only_writer(run, stop, 1.0) as first, only_writer(run, stop, 0.3) as second:
+    waits = [True, True, False]
+    with only_writer(run, lambda: False) as first, only_writer(run, lambda: waits.pop(0)) as second:
         assert (first, second) == (True, False)
-    with only_writer(run, stop, 1.0) as third:
+    assert not waits
+    with only_writer(run, lambda: False) as third:
         assert third
+    stop = threading.Event()
+    alone, driven, orphan = Writer(run, stop=stop), Writer(run, os.getppid(), stop=stop), Writer(run, -1)
+    assert (alone.patient(), driven.patient(), orphan.patient()) == (True, True, False)
     stop.set()
-    with only_writer(run, stop, 1.0) as told_to_stop:
-        assert not told_to_stop
+    assert not alone.patient()
+    assert not driven.patient()
 
 
 def test_the_process_follows_a_search_to_its_end(new_run: Callable[..., Path]) -> None:
@@ -528,10 +532,9 @@ def test_the_process_ends_after_its_driver_and_on_sigterm(new_run: Callable[...,
     )
     orphan = int(answer.stdout)
     second = WriterProcess(run)
-    second.start()  # the resumed search's writer: waits for the orphan's lock
+    second.start()  # the resumed search's writer: waits for the orphan, or the orphan leaves it the work
     try:
         wait_for(lambda: not Path(f"/proc/{orphan}").exists() or is_zombie(orphan))
-        wait_for(lambda: (run / "tracking" / "writer.log").read_text().count("writing ") == 2)
         wait_for(lambda: second.outbox == 0 and read_back(run)["parent"]["status"] == "RUNNING")
         assert not second.drain(0.6)  # no finished.json: it has not ended
     finally:
