@@ -58,7 +58,8 @@ def stage_graph(wiring: Wiring, operation: str = "triplet_sep_conv_3x3") -> Grap
 class RandWireSettings(BaseModel):
     """What a RandWire network is built with, whatever it classifies (spec 1.5, 1.8).
 
-    nodes is N and channels is C of the paper. `require_connected` redraws disconnected graphs.
+    nodes is N and channels is C of the paper. `first_stride` is the first random stage's; None is the
+    regime's own. `require_connected` redraws disconnected graphs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,6 +67,7 @@ class RandWireSettings(BaseModel):
     regime: Regime = "small"
     nodes: int = Field(32, ge=2)
     channels: int = Field(78, ge=2)
+    first_stride: Literal[1, 2] | None = None
     operation: str = "triplet_sep_conv_3x3"
     head_channels: int | None = Field(1280, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -106,14 +108,15 @@ class RandWireTemplate(RandWireSettings):
     def build(self, wirings: list[Wiring]) -> Architecture:
         """The architecture with these wirings as its random stages, in order."""
         plan = PLANS[self.regime]
+        first = self.first_stride or plan.rows[0].stride
         stages = [
             Stage(
                 graph=stage_graph(wiring, self.operation),
                 channels=self.channels * row.width,
-                stride=row.stride,
+                stride=row.stride if position else first,
                 edge_drop=self.edge_drop,
             )
-            for wiring, row in zip(wirings, plan.rows, strict=True)
+            for position, (wiring, row) in enumerate(zip(wirings, plan.rows, strict=True))
         ]
         return Architecture(
             image=self.image,

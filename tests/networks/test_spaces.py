@@ -106,6 +106,7 @@ CHANGES: dict[str, RandWireSpace] = {
     "regime": space(TEMPLATE.model_copy(update={"regime": "cifar"})),
     "nodes": space(TEMPLATE.model_copy(update={"nodes": 9})),
     "channels": space(TEMPLATE.model_copy(update={"channels": 9})),
+    "first_stride": space(TEMPLATE.model_copy(update={"first_stride": 2})),
     "operation": space(TEMPLATE.model_copy(update={"operation": "triplet_conv_3x3"})),
     "head_channels": space(TEMPLATE.model_copy(update={"head_channels": None})),
     "dropout": space(TEMPLATE.model_copy(update={"dropout": 0.2})),
