@@ -100,6 +100,10 @@ class Architecture(BaseModel):
             stage, graph = self.stages[position], self.graph(position)
             if len(graph.inputs) != 1:
                 raise UserError(f"{where}.graph.inputs", graph.inputs, "one input")
+            for node in graph.nodes:
+                if node.aggregation == "concat" and len(graph.incoming[node.id]) > 1:
+                    raise UserError(f"{where}: node {node.id}: aggregation", "concat", "sum, weighted_sum, mean",
+                                    "Widths that add up are not built yet.")  # fmt: skip
             self._check_rule(where, stage, graph)
         return self
 

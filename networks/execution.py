@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from networks.operations import PreActivated
 from networks.plan import Plan, Step
+from networks.pointwise import convolve, is_hooked
 
 # A Python number where reading it costs nothing (the CPU), else a tensor without dimensions: reading a
 # number back from a GPU would stop the host.
@@ -38,6 +39,13 @@ class Sizes(NamedTuple):
 def without_relu(operation: nn.Module) -> nn.Module:
     """What is left of an operation once the executor has applied its ReLU."""
     return operation.body if isinstance(operation, PreActivated) else operation
+
+
+def layers_of(operation: nn.Module) -> Sequence[nn.Module]:
+    """The modules to call one after the other: those of a plain sequence, else the operation itself."""
+    if type(operation) is nn.Sequential and not is_hooked(operation):
+        return list(operation.children())
+    return [operation]
 
 
 def edge_weights(values: Tensor, kinds: Sequence[str]) -> Tensor:
@@ -103,7 +111,8 @@ def run_inference(
     for step in plan.steps:
         z = aggregate(step, values, scalars, sizes, x)
         if step.operation is not None:
-            z = without_relu(operations[step.operation])(z)
+            for layer in layers_of(without_relu(operations[step.operation])):
+                z = convolve(layer, z)
         values[step.target] = z
         for value in step.frees:
             values[value] = x  # x outlives the stage; the freed tensor need not

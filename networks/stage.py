@@ -50,6 +50,7 @@ class GraphStage(nn.Module):
         self.edge_values = nn.Parameter(torch.zeros(len(self.weighted_edges)))
         self.kinds = tuple(graph.edges[i].weight for i in self.weighted_edges)
         self.removed: frozenset[int] = frozenset()
+        self.dropped: frozenset[int] = frozenset()
         self.executor: Executor = "whole_stage"
         # The rule "input" resizes before the graph, so that nothing inside it does.
         self.sizes = Sizes(stage.channels, 1 if stage.rule == "input" else stage.stride)
@@ -91,12 +92,13 @@ class GraphStage(nn.Module):
 
     def plan(self, recorded: bool = False, normalised: frozenset[str] = frozenset()) -> Plan:
         """The plan without the removed edges; compiled when it is first asked for, then kept."""
-        key = (self.removed, recorded, normalised)
+        missing = self.removed | self.dropped if self.training else self.removed
+        key = (missing, recorded, normalised)
         if key not in self._plans:
             if len(self._plans) >= PLANS_KEPT:
                 self._plans.clear()
             self._plans[key] = compile_plan(
-                self.graph, self._traits, self.removed, recorded=recorded, normalised=normalised
+                self.graph, self._traits, missing, recorded=recorded, normalised=normalised
             )
         return self._plans[key]
 
@@ -115,11 +117,12 @@ class GraphStage(nn.Module):
         ]
 
     def draw_edge_drop(self, seed: int, *path: int | str) -> None:
-        """With probability `stage.edge_drop`, remove one random droppable edge for the next pass."""
+        """With probability `stage.edge_drop`, `dropped` is one random droppable edge: it carries nothing
+        in training passes until the next draw. In eval mode the stage is whole."""
         rng = counter_random(seed, *path, "edge_drop")
         droppable = self.droppable_edges
         drops = bool(droppable) and rng.random() < self.stage.edge_drop
-        self.remove([rng.choice(droppable)] if drops else [])
+        self.dropped = frozenset([rng.choice(droppable)] if drops else [])
 
 
 def writes_anew(operation: nn.Module) -> bool:

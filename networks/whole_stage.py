@@ -21,9 +21,19 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from networks.execution import Sizes, Weight, add_scaled, aggregate, as_scalars, edge_weights, without_relu
+from networks.execution import (
+    Sizes,
+    Weight,
+    add_scaled,
+    aggregate,
+    as_scalars,
+    edge_weights,
+    layers_of,
+    without_relu,
+)
 from networks.operations import PreActivated
 from networks.plan import Plan, Step
+from networks.pointwise import convolve, is_hooked
 
 aten = torch.ops.aten
 
@@ -73,7 +83,7 @@ def final_batch_norm(operation: nn.Module) -> nn.BatchNorm2d | None:
     if not isinstance(operation, PreActivated) or not len(operation.body):
         return None
     last = operation.body[-1]
-    if type(last) is not nn.BatchNorm2d or _hooked(last) or _hooked(operation.body):
+    if type(last) is not nn.BatchNorm2d or is_hooked(last) or is_hooked(operation.body):
         return None
     usual = last.training and last.affine and last.track_running_stats and last.momentum is not None
     return last if usual else None
@@ -92,15 +102,6 @@ def parameters_of(operation: nn.Module) -> list[nn.Parameter]:
         for parameter in layer._parameters.values()
         if parameter is not None
     ]
-
-
-def _hooked(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
 
 
 @dataclass(slots=True)
@@ -166,12 +167,12 @@ def _operate(job: Job, key: str, z: Tensor, record: Record) -> Tensor:
     """The operation on z, less the ReLU; recorded as a piece of its own."""
     operation = without_relu(job.operations[key])
     batch_norm = job.normalised.get(key)
-    layers = [operation] if batch_norm is None else list(operation)[:-1]  # type: ignore[call-overload]
+    layers = layers_of(operation) if batch_norm is None else list(operation.children())[:-1]
     leaf = record.leaf = z.detach().requires_grad_()
     with torch.enable_grad():
         y = leaf
         for layer in layers:
-            y = layer(y)
+            y = convolve(layer, y)
     record.edge = get_gradient_edge(y) if y.requires_grad else None
     y = y.detach()
     if batch_norm is None:

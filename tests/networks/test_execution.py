@@ -415,7 +415,22 @@ def test_edge_drop_of_0_never_removes():
     stage = dropping_stage(0.0)
     for step in range(200):
         stage.draw_edge_drop(3, step)
-        assert stage.removed == frozenset()
+        assert stage.dropped == frozenset()
+
+
+def test_a_dropped_edge_is_missing_in_training_and_back_in_eval_mode():
+    stage = dropping_stage(1.0).double()
+    initialise(stage, 0)
+    x = batch(stage)
+    whole = stage.eval()(x)
+    stage.draw_edge_drop(3, 0)
+    (dropped,) = stage.dropped
+    assert stage(x).equal(whole)
+    without = stage.train()(x)
+    stage.dropped = frozenset()
+    assert not stage(x).equal(without)
+    stage.remove([dropped])
+    assert stage(x).equal(without)
 
 
 def test_edge_drop_removes_at_its_rate_and_orphans_nobody():
@@ -424,8 +439,8 @@ def test_edge_drop_removes_at_its_rate_and_orphans_nobody():
     drawn: list[int] = []
     for step in range(10_000):
         stage.draw_edge_drop(3, step)
-        assert len(stage.removed) <= 1
-        drawn += stage.removed
+        assert len(stage.dropped) <= 1
+        drawn += stage.dropped
     assert len(drawn) / 10_000 == pytest.approx(0.1, abs=0.01)
     assert all(in_degree[stage.graph.edges[position].target] > 1 for position in drawn)
     assert set(drawn) == set(stage.droppable_edges)

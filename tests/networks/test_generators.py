@@ -370,3 +370,18 @@ def test_every_wiring_is_a_simple_graph_in_index_order(generator: RandomGraph, n
     assert sum(wiring.in_degree) == sum(wiring.out_degree) == len(wiring.edges)
     assert wiring.depth == longest_path(n, list(wiring.edges))
     assert Wiring.model_validate_json(wiring.model_dump_json()) == wiring
+
+
+@pytest.mark.parametrize(
+    ("generator", "edges"),
+    [
+        (ErdosRenyi(p=0.3), "12 26 35 36 37 56 57 67"),
+        (BarabasiAlbert(m=2), "02 03 12 14 16 17 23 24 25 27 45 56"),
+        (WattsStrogatz(k=4, p=0.5), "01 02 04 12 14 17 23 26 27 34 36 45 46 47 56 67"),
+    ],
+    ids=lambda value: getattr(value, "label", ""),
+)
+def test_recorded_wirings(generator: RandomGraph, edges: str) -> None:
+    """ER and WS draw inside networkx: a release that draws otherwise would change every search."""
+    wiring = generator.wiring(8, 1, "recorded")
+    assert " ".join(f"{source}{target}" for source, target in wiring.edges) == edges

@@ -1,0 +1,39 @@
+# Everything runs in .venv, which is made when it is missing and reused when it is there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: quickstart test test-all lint format ready clean
+
+quickstart: ready  ## install, search twelve small networks through Ray Tune, rank them
+	$(BIN)/weft search quickstart
+
+test: ready  ## the plain and the shared-Ray tier
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: ready  ## all tiers: also clusters, servers and whole searches
+	$(BIN)/python -m pytest
+
+lint: ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ready: $(READY)
+
+# torch comes first and alone: given a wider range, another package's request would bring a CUDA build.
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("weft needs Python 3.11 or newer; set PYTHON=...") if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing weft and what it needs into $(VENV): about 2 GB, a few minutes the first time"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch>=2.11,<2.14"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
