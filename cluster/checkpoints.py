@@ -1,7 +1,7 @@
 """Checkpoints of one candidate: safetensors with a small JSON beside, checksummed, two kept.
 
-The JSON is written last and names the checksum of the tensors; a checkpoint without a matching pair does
-not count. Nothing here reads a pickle.
+The JSON is written last. It names the checksum of the tensors and its own; a checkpoint without a matching
+pair does not count. Nothing here reads a pickle.
 """
 
 import hashlib
@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load, save
+
+from networks.architecture import digest_of
 
 log = logging.getLogger(__name__)
 
@@ -32,15 +34,20 @@ class CheckpointStore:
         self.folder = folder
 
     def save(self, epoch: int, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
-        """Commit a checkpoint and drop all but the newest two."""
+        """Commit a checkpoint; keep it and the one before.
+
+        Checkpoints of later epochs go too: who saves an earlier one again could not use them.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         body = save(plain)
         weights, note = self._files(epoch)
         write_atomically(weights, body)
-        text = json.dumps({"epoch": epoch, "sha256": hashlib.sha256(body).hexdigest(), "values": values})
-        write_atomically(note, text.encode())
-        for old in self.epochs()[:-KEPT]:
+        about = {"epoch": epoch, "weights": hashlib.sha256(body).hexdigest(), "values": values}
+        write_atomically(note, json.dumps({**about, "sha256": digest_of(about)}).encode())
+        stored = self.epochs()
+        kept = [one for one in stored if one <= epoch][-KEPT:]
+        for old in set(stored) - set(kept):
             for path in self._files(old)[::-1]:
                 path.unlink(missing_ok=True)
 
@@ -49,7 +56,7 @@ class CheckpointStore:
         for epoch in reversed(self.epochs()):
             try:
                 return self._read(epoch)
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 log.warning(
                     "checkpoint %s cannot be used: %s; trying the one before", self._files(epoch)[0], error
                 )
@@ -62,8 +69,10 @@ class CheckpointStore:
     def _read(self, epoch: int) -> Checkpoint:
         weights, note = self._files(epoch)
         about = json.loads(note.read_text())
+        if about.pop("sha256") != digest_of(about) or about["epoch"] != epoch:
+            raise ValueError(f"the checksum of {note.name} differs from the recorded one")
         body = weights.read_bytes()
-        if hashlib.sha256(body).hexdigest() != about["sha256"]:
+        if hashlib.sha256(body).hexdigest() != about["weights"]:
             raise ValueError("its checksum differs from the recorded one")
         return Checkpoint(about["epoch"], load(body), about["values"])
 

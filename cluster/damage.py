@@ -28,7 +28,7 @@ def damage_report(run_name: str, candidate: str, storage: Path, console: Console
         )
     config = prepared.configs(run.folder)[chosen[0].candidate.ask_index]
     if config.checkpoints.newest() is None:
-        raise UserError("CANDIDATE", candidate, "a candidate with a checkpoint", f"It {chosen[0].status}.")
+        raise UserError("CANDIDATE", candidate, "a candidate with a checkpoint", f"It is {chosen[0].status}.")
     trial = TrainingTrial()
     trial.setup(config)
     trainer = trial.trainer

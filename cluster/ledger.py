@@ -62,10 +62,12 @@ class Ledger:
         self.folder = folder
 
     def segments(self) -> list[Path]:
-        """Files of the committed segments, in order, from the first up to the first that is missing."""
-        found: list[Path] = []
-        while (path := self._path(len(found))).exists():
-            found.append(path)
+        """Files of the committed segments, in order. Raises `UserError` when one of them is missing."""
+        numbers = (int(path.stem) for path in self.folder.glob("[0-9]" * 8 + ".json"))
+        found = [self._path(number) for number in range(max(numbers, default=-1) + 1)]
+        for path in found:  # a listing may lack what was committed while it was made; this does not
+            if not path.exists():
+                raise UserError("ledger", str(path), "every segment up to the newest", "It is missing.")
         return found
 
     def append(self, rows: Sequence[Row]) -> Path:
@@ -105,9 +107,11 @@ def read_segment(path: Path) -> list[Row]:
     """The rows of one segment, its checksum verified."""
     try:
         segment = json.loads(path.read_text())
-        body, checksum = segment["rows"], segment["sha256"]
+        body, checksum, number = segment["rows"], segment["sha256"], segment["segment"]
     except (ValueError, KeyError, TypeError):
         raise UserError("ledger", str(path), "a whole segment", "It is truncated or is no segment.") from None
+    if number != int(path.stem):
+        raise UserError("ledger", str(path), f"segment {int(path.stem)}", f"It is a copy of {number}.")
     if digest_of(body) != checksum:
         raise UserError(
             "ledger", str(path), f"rows with checksum {checksum}", "It was altered after its commit."

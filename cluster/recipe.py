@@ -156,10 +156,10 @@ class Recipe(Section):
 
     @property
     def digest(self) -> str:
-        """Of what decides the results: not of where it runs, is stored or tracked."""
-        return digest_of(
-            self.model_dump(mode="json", exclude={"resources", "retries", "tracking", "storage"})
-        )
+        """Of what decides the results: not of where it runs, is stored or tracked, nor of where data lies."""
+        places = {"data": {"path", "test_path", "workers"}}
+        apart = dict.fromkeys(("resources", "retries", "tracking", "storage"), True)
+        return digest_of(self.model_dump(mode="json", exclude={**apart, **places}))
 
 
 def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:

@@ -120,6 +120,10 @@ def markdown(found: dict[str, Any], pictures: Sequence[str]) -> str:
             f"| {group['setting']} | {group['finished']} | {_percent(group['mean'])} | "
             f"{_percent(group['deviation'])} |"
         )
+    failures = [row for row in found["ranking"] if row["status"] == "failed"]
+    if failures:
+        lines += ["", "Failed:", ""]
+        lines += [f"- candidate {row['candidate']} ({row['setting']}): {row['reason']}" for row in failures]
     lines += ["", *(f"![{name}](pictures/{name})" for name in pictures), ""]
     lines += [f"Ledger digest: `{found['ledger_digest']}`", ""]
     return "\n".join(lines)

@@ -134,11 +134,12 @@ class Run:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run as its only driver. Raises `UserError` when another process holds it."""
-        with (self.folder / "lock").open("w") as file:
+        with (self.folder / "lock").open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise UserError("RUN", self.name, "a run that no other process is driving") from None
+            file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
             (self.folder / "finished.json").unlink(missing_ok=True)
@@ -148,7 +149,7 @@ class Run:
 def runs_of(recipe_name: str, storage: Path) -> list[Run]:
     """The runs of one recipe, oldest first."""
     numbered = []
-    for path in storage.glob(f"{recipe_name}-*/run.json"):
+    for path in storage.glob("*/run.json"):
         match = re.fullmatch(re.escape(recipe_name) + r"-(\d+)", path.parent.name)
         if match:
             numbered.append((int(match[1]), path.parent))

@@ -72,6 +72,7 @@ class TrainingTrial:
 
     def __init__(self) -> None:
         self._data: tuple[object, Data] | None = None
+        self._trainer: Trainer | None = None
 
     def setup(self, config: TrialConfig) -> None:
         """Make the candidate's network and data ready; every trace of an earlier candidate is gone."""
@@ -80,14 +81,27 @@ class TrainingTrial:
         self._seconds = 0.0
         self._repeat = False
         self._broken: Exception | None = None
+        self._trainer = None  # its memory is free before the next is built
         try:
-            self.trainer = self._build(config)
+            self._trainer = self._build(config)
             self._load()
         except Exception as error:  # the candidate's own failure; see the class docstring
             log.exception("candidate %d cannot be set up", config.candidate.ask_index)
-            self._broken = error
+            self._break(error)
 
     reset = setup
+
+    @property
+    def trainer(self) -> Trainer:
+        """The candidate's. Raises what went wrong when there is none."""
+        if self._broken is not None:
+            raise self._broken
+        assert self._trainer is not None
+        return self._trainer
+
+    def _break(self, error: Exception) -> None:
+        self._broken = error.with_traceback(None)  # whose frames hold tensors
+        self._trainer = None
 
     def _build(self, config: TrialConfig) -> Trainer:
         recipe = config.recipe
@@ -105,23 +119,27 @@ class TrainingTrial:
         """Train one epoch, score it, save it. A finished candidate is reported again, unchanged."""
         if self._broken is not None:
             return self._failed(self._broken)
-        if self._repeat or self.epoch >= self.config.recipe.training.epochs:
+        if self._repeat or self.epoch >= self._epochs:
             self._repeat = False
             return self._report()
         started = time.monotonic()
         try:
             metrics = self.trainer.train_epoch()
             metrics |= self.trainer.evaluate("validation")
-            if self.trainer.epoch == self.config.recipe.training.epochs:
+            if self.trainer.epoch == self._epochs and self.trainer.data.sizes["test"]:
                 metrics |= self.trainer.evaluate("test")
         except Exception as error:  # the candidate's own failure; see the class docstring
             log.exception("candidate %d failed", self.config.candidate.ask_index)
-            self._broken = error
+            self._break(error)
             return self._failed(error)
         self._curve.append({"epoch": self.trainer.epoch, **metrics})
         self._seconds += time.monotonic() - started
         self.save()
         return self._report()
+
+    @property
+    def _epochs(self) -> int:
+        return self.config.recipe.training.epochs
 
     @property
     def epoch(self) -> int:

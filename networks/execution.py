@@ -17,6 +17,7 @@ from networks.pointwise import convolve, is_hooked
 # A Python number where reading it costs nothing (the CPU), else a tensor without dimensions: reading a
 # number back from a GPU would stop the host.
 Weight = float | Tensor
+SMALLEST_SCALE = 1e-30  # below it quotients of weights are no longer safe in float32
 
 
 class Sizes(NamedTuple):
@@ -109,20 +110,55 @@ def run_inference(
     values: list[Tensor] = [x] * plan.values
     scalars = as_scalars(weights)
     for step in plan.steps:
-        z = aggregate(step, values, scalars, sizes, x)
-        if step.operation is not None:
-            for layer in layers_of(without_relu(operations[step.operation])):
-                z = convolve(layer, z)
-        values[step.target] = z
+        layers = () if step.operation is None else layers_of(without_relu(operations[step.operation]))
+        term_weights, scale = balanced(step, scalars, layers)
+        z = aggregate(step, values, term_weights, sizes, x)
+        values[step.target] = run_layers(layers, z, scale)
         for value in step.frees:
             values[value] = x  # x outlives the stage; the freed tensor need not
     return values[plan.output]
 
 
+def run_layers(layers: Sequence[nn.Module], z: Tensor, scale: float = 1.0) -> Tensor:
+    """The layers, one after the other, on scale * z; the first is a convolution where scale is not 1."""
+    if scale != 1.0:
+        first, *layers = layers
+        assert isinstance(first, nn.Conv2d)
+        z = first._conv_forward(z, first.weight * scale, None)
+    for layer in layers:
+        z = convolve(layer, z)
+    return z
+
+
+def balanced(
+    step: Step, scalars: Sequence[Weight], layers: Sequence[nn.Module]
+) -> tuple[list[Weight], float]:
+    """A weight for each term, and a factor that the first layer is to make up for.
+
+    relu(w0 x0 + w1 x1) = w0 relu(x0 + (w1 / w0) x1) for w0 > 0, and the first convolution can take w0
+    into its weights, which are few: one pass over the tensors less, forward and backward. w0 is the
+    largest weight, so no quotient exceeds 1.
+    """
+    weights = [1.0 if term.factor is None else scalars[term.factor] for term in step.terms]
+    if not step.positive or not _can_scale(layers):
+        return weights, 1.0
+    numbers = [weight for weight in weights if isinstance(weight, float)]
+    largest = max(numbers, default=0.0)
+    if len(numbers) < len(weights) or largest < SMALLEST_SCALE:
+        return weights, 1.0
+    return [number / largest for number in numbers], largest
+
+
+def _can_scale(layers: Sequence[nn.Module]) -> bool:
+    first = layers[0] if layers else None
+    return type(first) is nn.Conv2d and first.bias is None and not is_hooked(first)
+
+
 def aggregate(
     step: Step, values: Sequence[Tensor], weights: Sequence[Weight], sizes: Sizes, x: Tensor
 ) -> Tensor:
-    """What the step's operation reads: the aggregate, rectified where the step says so.
+    """What the step's operation reads: the aggregate, rectified where the step says so. `weights` are
+    those of the terms.
 
     A new tensor, or the storage of the term that the step may overwrite; the value itself where the step
     only passes it through.
@@ -132,27 +168,43 @@ def aggregate(
         return sizes.zeros(step, x)
     if step.passes_through:
         return values[terms[0].value]
+    parts = [values[term.value] for term in terms]
     if step.concatenates:
-        z = torch.cat([values[term.value] for term in terms], 1)
-    elif len(terms) == 1 and terms[0].factor is None and step.overwrites is None:
-        z = values[terms[0].value]
-        return torch.relu(z) if step.rectifies else z.clone()
+        z = torch.cat(parts, 1)
+    elif len(parts) == 1 and is_one(weights[0]) and step.overwrites is None:
+        return torch.relu(parts[0]) if step.rectifies else parts[0].clone()
     else:
-        z = _summed(step, values, weights)
+        z = _summed(parts, weights, step.overwrites)
     if step.averages:
         z = z.mul_(1 / len(terms))
     return z.relu_() if step.rectifies else z
 
 
-def _summed(step: Step, values: Sequence[Tensor], weights: Sequence[Weight]) -> Tensor:
-    base = step.overwrites or 0
-    first, rest = step.terms[base], (*step.terms[:base], *step.terms[base + 1 :])
-    z = values[first.value]
-    if first.factor is not None:
-        weight = weights[first.factor]
-        z = z * weight if step.overwrites is None else z.mul_(weight)
-    elif step.overwrites is None:
-        z = z.clone()
-    for term in rest:
-        z = add_scaled(z, values[term.value], 1.0 if term.factor is None else weights[term.factor])
+def is_one(weight: Weight) -> bool:
+    return isinstance(weight, float) and weight == 1.0
+
+
+def _summed(parts: list[Tensor], weights: Sequence[Weight], overwrites: int | None) -> Tensor:
+    """sum of weight * part, in the storage of `parts[overwrites]` where one is named."""
+    rest = list(range(len(parts)))
+    unit = next((i for i in rest if is_one(weights[i])), None)
+    if unit is None:
+        base = rest.pop(overwrites or 0)
+        z = parts[base]
+        z = z * weights[base] if overwrites is None else z.mul_(weights[base])
+    else:
+        rest.remove(unit)
+        z = parts[unit]
+        if overwrites != unit:
+            other = rest.pop(0 if overwrites is None else rest.index(overwrites))
+            z = plus(z, parts[other], weights[other], None if overwrites is None else parts[overwrites])
+    for position in rest:
+        z = add_scaled(z, parts[position], weights[position])
     return z
+
+
+def plus(z: Tensor, x: Tensor, weight: Weight, out: Tensor | None = None) -> Tensor:
+    """z + weight * x, in one pass."""
+    if isinstance(weight, float):
+        return torch.add(z, x, alpha=weight, out=out)
+    return torch.addcmul(z, x, weight, out=out)

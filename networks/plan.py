@@ -41,7 +41,8 @@ class Step:
     """target = operation(relu(aggregate of terms)).
 
     Without terms the aggregate is zeros, of the stage input's shape where `entry_shaped` and else of the
-    shape inside the stage. `overwrites` is the position of a term whose storage the aggregate may take;
+    shape inside the stage. `positive`: the aggregate is a sum of positive multiples, and rectified.
+    `overwrites` is the position of a term whose storage the aggregate may take;
     `frees` names the values that no later step reads.
     """
 
@@ -52,6 +53,7 @@ class Step:
     rectifies: bool = False
     operation: str | None = None
     entry_shaped: bool = False
+    positive: bool = False
     overwrites: int | None = None
     frees: tuple[int, ...] = ()
 
@@ -117,8 +119,9 @@ class _Lowering:
 
     def __init__(self, graph: Graph, traits: Mapping[str, Traits], removed: frozenset[int]) -> None:
         self.graph, self.traits, self.removed = graph, traits, removed
-        weighted = (position for position, edge in enumerate(graph.edges) if edge.weight != "none")
+        weighted = [position for position, edge in enumerate(graph.edges) if edge.weight != "none"]
         self.factors = {position: factor for factor, position in enumerate(weighted)}
+        self.kinds = [graph.edges[position].weight for position in weighted]
         self.positions = {_key(edge): position for position, edge in enumerate(graph.edges)}
         self.steps: list[Step] = []
         self.values = 1
@@ -200,7 +203,11 @@ class _Lowering:
         rectifies: bool = False, operation: str | None = None, entry_shaped: bool = False,
     ) -> int:  # fmt: skip
         target, self.values = self.values, self.values + 1
-        self.steps.append(Step(target, terms, concatenates, averages, rectifies, operation, entry_shaped))
+        real = any(term.factor is not None and self.kinds[term.factor] == "real" for term in terms)
+        positive = rectifies and bool(terms) and not concatenates and not averages and not real
+        self.steps.append(
+            Step(target, terms, concatenates, averages, rectifies, operation, entry_shaped, positive)
+        )
         return target
 
 
@@ -259,7 +266,6 @@ def _aliased(steps: list[Step], traits: Mapping[str, Traits]) -> set[int]:
 
 
 def _implied(steps: list[Step], by_hand: set[int], lowered: _Lowering) -> dict[int, Implied]:
-    edges = [lowered.graph.edges[position] for position in lowered.factors]
     readers: dict[int, list[int | None]] = {value: [] for value in by_hand}
     for step in steps:
         for term in step.terms:
@@ -267,7 +273,7 @@ def _implied(steps: list[Step], by_hand: set[int], lowered: _Lowering) -> dict[i
                 readers[term.value].append(term.factor)
     implied = {}
     for value, read in readers.items():
-        factors = [factor for factor in read if factor is not None and edges[factor].weight == "sigmoid"]
+        factors = [factor for factor in read if factor is not None and lowered.kinds[factor] == "sigmoid"]
         if factors and len(factors) == len(read):
             implied[value] = Implied(factors[0], tuple(factors[1:]))
     return implied

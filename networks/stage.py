@@ -12,7 +12,7 @@ from networks.execution import Sizes, edge_weights, run_inference, run_plain, wi
 from networks.graph import Graph
 from networks.operations import PreActivated, find_operation
 from networks.plan import Plan, Traits, compile_plan, edge_key, node_key
-from networks.whole_stage import Job, final_batch_norm, parameters_of
+from networks.whole_stage import Job, final_batch_norm
 
 Executor = Literal["whole_stage", "autograd"]
 PLANS_KEPT = 256
@@ -82,8 +82,7 @@ class GraphStage(nn.Module):
             if (batch_norm := final_batch_norm(operation)) is not None
         }
         plan = self.plan(recorded=True, normalised=frozenset(normalised))
-        parameters = {key: parameters_of(operation) for key, operation in operations.items()}
-        job = Job(plan, operations, normalised, self.kinds, self.sizes, parameters)
+        job = Job.of(plan, operations, normalised, self.kinds, self.sizes)
         return job.apply(x, self.edge_values)
 
     def _run(self, run: Callable[..., Tensor], x: Tensor) -> Tensor:

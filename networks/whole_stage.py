@@ -27,13 +27,17 @@ from networks.execution import (
     add_scaled,
     aggregate,
     as_scalars,
+    balanced,
     edge_weights,
+    is_one,
     layers_of,
+    plus,
+    run_layers,
     without_relu,
 )
 from networks.operations import PreActivated
 from networks.plan import Plan, Step
-from networks.pointwise import convolve, is_hooked
+from networks.pointwise import is_hooked
 
 aten = torch.ops.aten
 
@@ -66,10 +70,11 @@ class Normalisation:
 class Record:
     """What one step leaves for the walk back.
 
-    rectified: the tensor that is zero where the step's ReLU cut. widths: channels of the parts of a
-    concatenation. leaf, edge: where the recorded piece of the operation begins and ends.
+    weights: of the step's terms. rectified: the tensor that is zero where the step's ReLU cut. widths:
+    channels of the parts of a concatenation. leaf, edge: where the recorded piece begins and ends.
     """
 
+    weights: Sequence[Weight] = ()
     rectified: Tensor | None = None
     widths: list[int] | None = None
     leaf: Tensor | None = None
@@ -106,15 +111,31 @@ def parameters_of(operation: nn.Module) -> list[nn.Parameter]:
 
 @dataclass(slots=True)
 class Job:
-    """One pass: the plan and what it runs. `normalised`: the batch normalisations run by hand, by key.
-    `parameters`: those of each operation."""
+    """One pass: the plan and what it runs, by the operations' keys. `layers`: the modules to call, less
+    the ReLU and less the batch normalisation in `normalised`, which is run by hand. `parameters`: all."""
 
     plan: Plan
-    operations: Mapping[str, nn.Module]
+    layers: Mapping[str, Sequence[nn.Module]]
     normalised: Mapping[str, nn.BatchNorm2d]
     kinds: Sequence[str]
     sizes: Sizes
     parameters: Mapping[str, Sequence[nn.Parameter]]
+
+    @classmethod
+    def of(
+        cls,
+        plan: Plan,
+        operations: Mapping[str, nn.Module],
+        normalised: Mapping[str, nn.BatchNorm2d],
+        kinds: Sequence[str],
+        sizes: Sizes,
+    ) -> "Job":
+        layers: dict[str, Sequence[nn.Module]] = {}
+        for key, operation in operations.items():
+            body = without_relu(operation)
+            layers[key] = list(body.children())[:-1] if key in normalised else layers_of(body)
+        parameters = {key: parameters_of(operation) for key, operation in operations.items()}
+        return cls(plan, layers, normalised, kinds, sizes, parameters)
 
     def apply(self, x: Tensor, edge_values: Tensor) -> Tensor:
         flat = [parameter for some in self.parameters.values() for parameter in some]
@@ -131,19 +152,22 @@ class WholeStage(torch.autograd.Function):
         tensors = [x] * job.plan.values
         records = []
         for step in job.plan.steps:
-            record = Record()
-            z = aggregate(step, tensors, scalars, job.sizes, x)
+            key = step.operation
+            layers = () if key is None else job.layers[key]
+            term_weights, scale = balanced(step, scalars, layers)
+            record = Record(term_weights)
+            z = aggregate(step, tensors, term_weights, job.sizes, x)
             if step.rectifies:
                 record.rectified = z
             if step.concatenates:
                 record.widths = [tensors[term.value].shape[1] for term in step.terms]
-            tensors[step.target] = _operate(job, step.operation, z, record) if step.operation else z
+            tensors[step.target] = z if key is None else _operate(job, key, z, scale, record)
             records.append(record)
             for value in step.frees:
                 if value not in job.plan.keeps:
                     tensors[value] = x
         output, tensors[job.plan.output] = tensors[job.plan.output], x
-        ctx.job, ctx.tensors, ctx.records, ctx.weights, ctx.scalars = job, tensors, records, weights, scalars
+        ctx.job, ctx.tensors, ctx.records, ctx.weights = job, tensors, records, weights
         return output
 
     @staticmethod
@@ -163,18 +187,14 @@ class WholeStage(torch.autograd.Function):
         return walk.back(gradient)
 
 
-def _operate(job: Job, key: str, z: Tensor, record: Record) -> Tensor:
-    """The operation on z, less the ReLU; recorded as a piece of its own."""
-    operation = without_relu(job.operations[key])
-    batch_norm = job.normalised.get(key)
-    layers = layers_of(operation) if batch_norm is None else list(operation.children())[:-1]
+def _operate(job: Job, key: str, z: Tensor, scale: float, record: Record) -> Tensor:
+    """The operation on scale * z, less the ReLU; recorded as a piece of its own."""
     leaf = record.leaf = z.detach().requires_grad_()
     with torch.enable_grad():
-        y = leaf
-        for layer in layers:
-            y = convolve(layer, y)
+        y = run_layers(job.layers[key], leaf, scale)
     record.edge = get_gradient_edge(y) if y.requires_grad else None
     y = y.detach()
+    batch_norm = job.normalised.get(key)
     if batch_norm is None:
         return y
     gamma, beta = batch_norm.weight, batch_norm.bias
@@ -198,7 +218,6 @@ class _Walk:
         self.tensors: list[Tensor] = ctx.tensors
         self.records: list[Record] = ctx.records
         self.weights: Tensor = ctx.weights
-        self.scalars: Sequence[Weight] = ctx.scalars
         plan = self.job.plan
         self.gradients: list[Tensor | None] = [None] * plan.values
         self.owned = [False] * plan.values
@@ -243,9 +262,9 @@ class _Walk:
                 gradient, owned = aten.threshold_backward(gradient, record.rectified, 0), True
         if record.widths is not None:
             for term, part in zip(step.terms, gradient.split(record.widths, 1), strict=True):
-                self._arrive(term.value, part, None, owned=False)
+                self._arrive(term.value, part, 1.0, owned=False)
         elif step.terms:
-            self._distribute(step, gradient, owned)
+            self._distribute(step, record.weights, gradient, owned)
 
     def _operation(self, step: Step, record: Record, gradient: Tensor) -> Tensor | None:
         normalisation = record.normalisation
@@ -279,40 +298,39 @@ class _Walk:
         self.of_parameter[id(beta)] = d_beta if beta.requires_grad else None
         return through
 
-    def _distribute(self, step: Step, gradient: Tensor, owned: bool) -> None:
+    def _distribute(self, step: Step, weights: Sequence[Weight], gradient: Tensor, owned: bool) -> None:
         if step.averages:
             scale = 1 / len(step.terms)
             gradient, owned = gradient.mul_(scale) if owned else gradient * scale, True
+        pairs = list(zip(step.terms, weights, strict=True))
         if self.wants_values:
-            for term in step.terms:
+            for term, weight in pairs:
                 if term.factor is not None:
-                    self._product(term.value, term.factor, gradient)
-        takers = [term for term in step.terms if term.value or self.wants_x]
+                    self._product(term.value, term.factor, weight, gradient)
+        takers = [pair for pair in pairs if pair[0].value or self.wants_x]
         # Those that only add go first. Of the others the last may have the tensor itself, unless one
         # before it took it as it is.
-        takers.sort(key=lambda term: self.gradients[term.value] is None)
-        starting = [term for term in takers if self.gradients[term.value] is None]
-        free = owned and (len(starting) == 1 or all(term.factor is not None for term in starting))
-        for position, term in enumerate(takers):
-            weight = None if term.factor is None else self.scalars[term.factor]
+        takers.sort(key=lambda pair: self.gradients[pair[0].value] is None)
+        starting = [weight for term, weight in takers if self.gradients[term.value] is None]
+        free = owned and (len(starting) == 1 or not any(is_one(weight) for weight in starting))
+        for position, (term, weight) in enumerate(takers):
             self._arrive(term.value, gradient, weight, free and position == len(takers) - 1)
 
-    def _arrive(self, value: int, gradient: Tensor, weight: Weight | None, owned: bool) -> None:
+    def _arrive(self, value: int, gradient: Tensor, weight: Weight, owned: bool) -> None:
         """Add weight * gradient to what has arrived for a value. `owned`: the tensor may be taken over."""
         held = self.gradients[value]
-        if held is None:
-            if weight is None:
-                self.gradients[value], self.owned[value] = gradient, owned
-            else:
-                self.gradients[value] = gradient.mul_(weight) if owned else gradient * weight
-                self.owned[value] = True
+        if held is None and is_one(weight):
+            self.gradients[value], self.owned[value] = gradient, owned
+        elif held is None:
+            self.gradients[value] = gradient.mul_(weight) if owned else gradient * weight
+            self.owned[value] = True
         elif self.owned[value]:
-            add_scaled(held, gradient, 1.0 if weight is None else weight)
+            add_scaled(held, gradient, weight)
         else:
-            self.gradients[value] = add_scaled(held.clone(), gradient, 1.0 if weight is None else weight)
+            self.gradients[value] = plus(held, gradient, weight)
             self.owned[value] = True
 
-    def _product(self, value: int, factor: int, gradient: Tensor) -> None:
+    def _product(self, value: int, factor: int, weight: Weight, gradient: Tensor) -> None:
         """The learned factor's share: <gradient, x> for a real edge, weight * <gradient, x> for a sigmoid."""
         implied = self.job.plan.implied.get(value)
         if implied is not None and implied.factor == factor:
@@ -324,7 +342,7 @@ class _Walk:
         else:
             product = (gradient * self.tensors[value]).sum(dtype=self.weights.dtype)
         if self.job.kinds[factor] == "sigmoid":
-            product = product * self.scalars[factor]
+            product = product * weight
         self.products[factor] = product
 
     def _of_edge_values(self) -> Tensor | None:

@@ -119,7 +119,7 @@ class Trainer:
             hits += correct
             seen += images
             if done % CHECK_EVERY == 0 or done == steps:
-                self._check_finite(loss_sum)
+                self._check_finite("training", loss_sum.item())
         return {
             "train_loss": loss_sum.item() / max(1, steps),
             "train_accuracy": hits.item() / max(1, seen),
@@ -149,10 +149,10 @@ class Trainer:
         warmup = round(self.settings.warmup_epochs * self.steps_per_epoch)
         return cosine_rate(step, self.total_steps, self.settings.lr, warmup)
 
-    def _check_finite(self, loss_sum: Tensor) -> None:
-        if not math.isfinite(loss_sum.item()):
+    def _check_finite(self, what: str, loss: float) -> None:
+        if not math.isfinite(loss):
             raise Diverged(
-                f"the training loss is not a number at or before step {self.step} "
+                f"the {what} loss is not a number at or before step {self.step} "
                 f"(epoch {self.step / self.steps_per_epoch:.2f}); a lower training.lr, a warm-up or "
                 "training.clip_norm may help"
             )
@@ -164,7 +164,11 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, split: Literal["validation", "test"]) -> dict[str, float]:
-        """`{split}_loss` (cross entropy without smoothing) and `{split}_accuracy` (0 to 1)."""
+        """`{split}_loss` (cross entropy without smoothing) and `{split}_accuracy` (0 to 1).
+
+        Raises `Diverged` when the loss is not a number: training looks at losses alone, so weights that
+        its last step spoilt show here.
+        """
         self.network.eval()
         loss, hits, seen = 0.0, 0, 0
         for x, y in self.data.batches(split, max(256, self.settings.batch_size)):
@@ -173,6 +177,7 @@ class Trainer:
             loss += F.cross_entropy(logits, y, reduction="sum").item()
             hits += int((logits.argmax(1) == y).sum())
             seen += len(y)
+        self._check_finite(split, loss)
         return {f"{split}_loss": loss / seen, f"{split}_accuracy": hits / seen}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
