@@ -3,8 +3,11 @@
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
+import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,11 +16,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-import click
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from cluster.tables import plain_table, ranking_table
 from networks.errors import UserError
 
 app = typer.Typer(
@@ -57,30 +59,37 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Search as the recipe says and rank what was found."""
-    from cluster.experiment import Place, search
-    from cluster.recipe import load_recipe
+    from cluster.experiment import Interrupted, Place, search
+    from cluster.recipe import load_recipe, naming_recipe
 
     if local and address is not None:
         raise UserError("--address", address, "nothing beside --local, which uses no Ray")
-    parsed = load_recipe(recipe, changes or [])
-    console = err if as_json else out
+    changes = changes or []
+    parsed = load_recipe(recipe, changes)
     try:
-        outcome = search(parsed, Place(local, address), console, resume=resume)
-    except KeyboardInterrupt:
-        again = " ".join(["weft search", recipe, *(f"--set {change}" for change in changes or [])])
-        err.print(f"stopped; everything up to the last finished epochs is kept. To go on: {again} --resume")
+        with naming_recipe(recipe, changes):
+            outcome = search(parsed, Place(local, address), err if as_json else out, resume=resume)
+    except Interrupted as stop:
+        again = ["weft", "search", recipe, *(word for change in changes for word in ("--set", change))]
+        again += ["--local"] * local + (["--address", address] if address else []) + ["--resume"]
+        err.print(f"{stop.run.name} is stopped; all finished epochs are kept. To go on: {shlex.join(again)}")
         raise typer.Exit(130) from None
+    except KeyboardInterrupt:
+        err.print("stopped before the search began; nothing was written")
+        raise typer.Exit(130) from None
+    found, folder = outcome.report, outcome.run.folder
     if as_json:
-        print(json.dumps(outcome.report))
+        print_json(found)
     else:
-        out.print(ranking_table(outcome.report, 20))
+        out.print(ranking_table(found, 20, out))
+        print_failures(found)
         picture = outcome.run.pictures / "best-1.png"
         if picture.exists():
-            out.print(f"picture of the best graph: {picture}")
-        out.print(f"report: {outcome.run.folder / 'report.md'}")
-        out.print(f"in MLflow: weft ui {_relative(outcome.run.folder)}")
-    if outcome.report["failed"] == outcome.report["candidates"]:
-        err.print(f"every candidate failed; the first because: {outcome.report['ranking'][0]['reason']}")
+            out.print(f"picture of the best graph: {_relative(picture)}")
+        out.print(f"report: {_relative(folder / 'report.md')}")
+        out.print(f"in MLflow: weft ui {shlex.quote(str(_relative(folder)))}")
+    if found["failed"] == found["candidates"]:
+        err.print("every candidate failed")
         raise typer.Exit(1)
 
 
@@ -93,27 +102,30 @@ def describe(
 ) -> None:
     """Show what a recipe would search: candidates, sizes, time. Trains nothing."""
     from cluster.describe import describe
-    from cluster.recipe import load_recipe
+    from cluster.recipe import load_recipe, naming_recipe
 
-    found = describe(load_recipe(recipe, changes or []), graphs)
+    parsed = load_recipe(recipe, changes or [])
+    with naming_recipe(recipe, changes or []):
+        found = describe(parsed, graphs)
     if as_json:
-        print(json.dumps(found))
+        print_json(found)
         return
     sizes = ", ".join("x".join(map(str, size)) for size in found["stage_sizes"])
     out.print(f"{found['recipe']}: {found['candidates']} candidates; images {tuple(found['image'])}, "
               f"{found['classes']} classes")  # fmt: skip
     out.print(f"random stages of {found['stage_nodes']} nodes; stem and stages write {sizes}")
-    table = Table("setting", "graphs", "params (M)", "MACs (M)")
+    table = plain_table("setting", "graphs", "params (M)", "MACs (M)")
     for one in found["settings"]:
         table.add_row(
             one["setting"],
             str(one["graphs"]),
             f"{one['params_mean'] / 1e6:.3f} ± {one['params_deviation'] / 1e6:.3f}",
-            f"{one['macs_mean'] / 1e6:.1f} ± {one['macs_deviation'] / 1e6:.1f}",
+            f"{one['macs_mean'] / 1e6:.2f} ± {one['macs_deviation'] / 1e6:.2f}",
         )
     out.print(table)
     out.print(f"rungs at epochs {found['rungs']}; {found['epochs_planned']} epochs in all")
-    pace = f"one training pass takes {found['seconds_per_1000_images']:.1f} s for 1,000 images here"
+    where = "this machine's GPU" if found["measured_on"] == "cuda" else "one CPU core of this machine"
+    pace = f"training takes {found['seconds_per_1000_images']:.1f} s for 1,000 images on {where}"
     if found["hours_of_one_worker"] is None:
         out.print(f"{pace} (the data was not opened: the recipe gives image and classes itself)")
     else:
@@ -134,10 +146,11 @@ def show(
     found_run = Run.find(run, storage)
     found = report(found_run, found_run.recipe, list(found_run.ledger.rows()))
     if as_json:
-        print(json.dumps(found))
+        print_json(found)
         return
     out.print(f"{found_run.name}: {found_run.ending or 'running, or its process died'}")
-    out.print(ranking_table(found, limit))
+    out.print(ranking_table(found, limit, out))
+    print_failures(found)
 
 
 @app.command()
@@ -170,68 +183,59 @@ def damage(
 
     found = damage_report(run, candidate, storage, err)
     if as_json:
-        print(json.dumps(found))
+        print_json(found)
         return
-    out.print(f"undamaged: {100 * found['undamaged']:.2f} % of the validation images")
-    for kind, degree in (("node", "out-degree"), ("edge", "in-degree of its target")):
-        table = Table(f"{kind}s by {degree}", "number", "mean loss (points)", "largest", "orphaned a node")
+    out.print(f"undamaged: {100 * found['undamaged']:.2f} % of the validation images; losses in points")
+    for kind, degree in (("node", "nodes by out-degree"), ("edge", "edges by target's in-degree")):
+        table = plain_table(degree, "number", "mean loss", "largest", "orphaning")
         for row in found[f"{kind}s_by_degree"]:
             table.add_row(
                 str(row["degree"]), str(row["number"]), f"{100 * row['mean_loss']:.2f}",
                 f"{100 * row['largest_loss']:.2f}", str(row["orphaning"]),
             )  # fmt: skip
         out.print(table)
-    out.print(f"picture: {found['picture']}")
+    out.print(f"picture: {_relative(Path(found['picture']))}")
 
 
-def ranking_table(found: dict[str, Any], limit: int) -> Table:
-    """The ranking of a report as a table."""
-    metric = found["metric"]
-    table = Table(
-        "place",
-        "candidate",
-        "setting",
-        "seed",
-        "status",
-        "epochs",
-        metric,
-        "test_accuracy",
-        "params",
-        "MACs (M)",
-    )
-    for row in found["ranking"][:limit]:
-        table.add_row(
-            str(row["place"]), str(row["candidate"]), row["setting"], str(row["seed"]), row["status"],
-            str(row["epoch"]), _percent(row[metric]), _percent(row["test_accuracy"]), f"{row['params']:,}",
-            f"{row['macs'] / 1e6:.2f}",
-        )  # fmt: skip
-    if len(found["ranking"]) > limit:
-        table.caption = f"{len(found['ranking']) - limit} more"
-    return table
+def print_failures(found: dict[str, Any]) -> None:
+    """Why candidates failed, each reason once."""
+    reasons = Counter(row["reason"] for row in found["ranking"] if row["status"] == "failed")
+    for reason, number in reasons.most_common(5):
+        out.print(f"{number} failed: {reason}", markup=False)
+    if len(reasons) > 5:
+        out.print(f"{len(reasons) - 5} more reasons are in the report")
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.2f} %"
+def print_json(found: dict[str, Any]) -> None:
+    print(json.dumps(found))
 
 
-def _relative(folder: Path) -> Path:
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+class _Log(logging.Handler):
+    """Log lines on standard error, above a progress line that renews itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(self.format(record), markup=False)
 
 
 def main() -> None:
     """Exit status: 0 done, 1 failed, 2 the user's mistake, 130 interrupted."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[_Log()]
+    )
+    if (
+        not sys.warnoptions
+    ):  # what libraries tell their developers; python -W or PYTHONWARNINGS brings it back
+        warnings.simplefilter("ignore")
     try:
-        status = app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        status = error.exit_code
-    except click.Abort:
-        status = 130
+        app()
     except UserError as error:
-        err.print(f"weft: {error}", markup=False)
-        status = 2
-    sys.exit(status)
+        for line in str(error).splitlines():
+            err.print(f"weft: {line}", markup=False)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,9 @@ from rich.console import Console
 from rich.progress import track
 
 from cluster.pictures import draw_damage, save_figure
-from cluster.preparation import Search
 from cluster.report import newest
 from cluster.run import Run
-from cluster.trial import TrainingTrial
+from cluster.trial import TrainingTrial, TrialConfig
 from networks.errors import UserError
 from trainers.damage import Damage, damage_study, removals
 
@@ -19,16 +18,18 @@ from trainers.damage import Damage, damage_study, removals
 def damage_report(run_name: str, candidate: str, storage: Path, console: Console) -> dict[str, Any]:
     """Study one candidate, named by its ask index or id, from its newest checkpoint."""
     run = Run.find(run_name, storage)
-    prepared = Search.of(run.recipe)
     rows = newest(run.ledger.rows())
     chosen = [row for row in rows if candidate in (str(row.candidate.ask_index), row.candidate.id)]
     if not chosen:
         raise UserError(
             "CANDIDATE", candidate, f"0 to {len(rows) - 1}, or an id that weft show {run.name} lists"
         )
-    config = prepared.configs(run.folder)[chosen[0].candidate.ask_index]
+    row = chosen[0]
+    config = TrialConfig(recipe=run.recipe, folder=run.folder, candidate=row.candidate)
     if config.checkpoints.newest() is None:
-        raise UserError("CANDIDATE", candidate, "a candidate with a checkpoint", f"It is {chosen[0].status}.")
+        raise UserError(
+            "CANDIDATE", candidate, "a candidate with a checkpoint", f"There is none in {run.name}."
+        )
     trial = TrainingTrial()
     trial.setup(config)
     trainer = trial.trainer
@@ -40,11 +41,11 @@ def damage_report(run_name: str, candidate: str, storage: Path, console: Console
     total = sum(len(removals(stage.graph)) for stage in trainer.network.graph_stages)
     study = damage_study(trainer.network, accuracy)
     found = list(track(study, "removing nodes and edges", total, console=console, transient=True))
-    picture = run.pictures / f"damage-{chosen[0].candidate.ask_index:06d}.png"
+    picture = run.pictures / f"damage-{row.candidate.ask_index:06d}.png"
     save_figure(draw_damage(found), picture)
     return {
         "run": run.name,
-        "candidate": chosen[0].candidate.ask_index,
+        "candidate": row.candidate.ask_index,
         "undamaged": undamaged,
         "removals": [one._asdict() for one in found],
         "nodes_by_degree": by_degree([one for one in found if one.kind == "node"]),

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from cluster.recipe import HalvingStopping, Recipe
-from cluster.trial import trial_device
 from networks.architecture import Architecture, Shape
 from networks.complexity import Complexity
 from networks.counters import counter_generator
@@ -17,7 +16,7 @@ from searchers.halving import planned_epochs
 from trainers.data import open_data
 
 PROBE_MACS = 4e9  # multiply-adds of one probe's forward pass: a few seconds of one core
-PROBE_STEPS = 3
+PROBE_STEPS = 2  # the first warms up
 
 
 def describe(recipe: Recipe, graphs: int | None = None) -> dict[str, Any]:
@@ -36,7 +35,7 @@ def describe(recipe: Recipe, graphs: int | None = None) -> dict[str, Any]:
         space = section.build(data.image, len(data.classes))
     settings = _settings(space, graphs)
     example = space.decode(next(space.enumerate()))
-    probe = measure_step(example, recipe)
+    probe, device = measure_step(example, recipe)
     candidates = space.size
     halving = recipe.stopping if isinstance(recipe.stopping, HalvingStopping) else None
     epochs = (
@@ -55,6 +54,7 @@ def describe(recipe: Recipe, graphs: int | None = None) -> dict[str, Any]:
         "epochs_planned": epochs,
         "rungs": recipe.rungs,
         "seconds_per_1000_images": probe * 1000,
+        "measured_on": device,
         "train_images": images,
         "hours_of_one_worker": None if images is None else epochs * images * probe / 3600,
     }
@@ -89,9 +89,10 @@ def _deviation(values: list[int]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def measure_step(architecture: Architecture, recipe: Recipe) -> float:
-    """Seconds that training takes for one image, from a few steps on noise with one thread or GPU."""
-    device = trial_device(recipe)
+def measure_step(architecture: Architecture, recipe: Recipe) -> tuple[float, str]:
+    """Seconds that training takes for one image, from a few steps on noise with one thread or GPU, and the
+    device: cuda only where the recipe asks for a GPU and this machine has one."""
+    device = "cuda" if recipe.resources.gpus and torch.cuda.is_available() else "cpu"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -110,4 +111,4 @@ def measure_step(architecture: Architecture, recipe: Recipe) -> float:
             times.append(time.perf_counter() - started)
     finally:
         torch.set_num_threads(threads)
-    return min(times) / batch
+    return min(times) / batch, device

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from types import FrameType
@@ -13,17 +14,20 @@ from cluster.grid import Grid, drive_local
 from cluster.pictures import draw_architecture, draw_curves, draw_leaders, save_figure
 from cluster.preparation import Search
 from cluster.progress import Progress
-from cluster.recipe import Recipe
+from cluster.recipe import AshaStopping, Recipe
+from cluster.recipe_errors import together
 from cluster.report import markdown, rank, report
-from cluster.run import Ending, Run
+from cluster.run import Ending, Run, check_storage
 from cluster.tracker import WriterProcess, check_tracking
+from cluster.trial import trial_device
 from networks.errors import UserError
 
 log = logging.getLogger(__name__)
 
 PICTURED = 3  # graphs of the best candidates
-DRAIN_S = 120.0
+DRAIN_S = 60.0  # without any progress of the writer
 DRAIN_AFTER_STOP_S = 3.0
+SAY_EVERY_S = 10.0
 
 
 class Place(NamedTuple):
@@ -38,21 +42,45 @@ class Outcome(NamedTuple):
     report: dict[str, Any]
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or a polite request to end, in the middle of `run`."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run.name)
+        self.run = run
+
+
 def search(recipe: Recipe, place: Place, console: Console, *, resume: bool = False) -> Outcome:
     """Run a recipe's search, or go on with its unfinished one.
 
     Nothing is written before the recipe, the data, MLflow and the resources are known to do. Raises
-    `UserError` for the user's mistakes and KeyboardInterrupt after Ctrl-C, with everything kept.
+    `UserError` for the user's mistakes and `Interrupted` after Ctrl-C, with everything kept.
     """
+    together(
+        (
+            lambda: _check_place(recipe, place),
+            lambda: check_storage(recipe.storage),
+            lambda: None if recipe.tracking.uri is None else check_tracking(recipe.tracking.uri),
+        )
+    )
     prepared = Search.of(recipe)
-    uri = recipe.tracking.uri
-    if uri is not None:
-        check_tracking(uri)
+    kept = Run.resumable(prepared) if resume else None
     with _connection(recipe, place):
-        run = Run.resumable(prepared) if resume else Run.create(prepared)
+        run = kept or Run.create(prepared)
         with run.lock(), _interruptible():
             console.print(f"{run.name}: {len(prepared.entrants)} candidates, in {run.folder}")
             return _drive(prepared, run, place, console)
+
+
+def _check_place(recipe: Recipe, place: Place) -> None:
+    """Refuse what cannot work there; where Ray runs elsewhere, it answers for its GPUs itself."""
+    if place.address is None:
+        trial_device(recipe)
+    if place.local and isinstance(recipe.stopping, AshaStopping):
+        raise UserError("stopping.kind", "asha", "none or halving with --local", "ASHA is Ray Tune's.")
+    if recipe.resources.workers is not None and place != Place():
+        given = "--local" if place.local else "--address"
+        log.warning("resources.workers does nothing with %s", given)
 
 
 @contextmanager
@@ -105,7 +133,7 @@ def _drive(prepared: Search, run: Run, place: Place, console: Console) -> Outcom
         ending = "FINISHED"
     except KeyboardInterrupt:
         ending = "KILLED"
-        raise
+        raise Interrupted(run) from None
     finally:
         found = write_report(run, prepared, pictures=ending == "FINISHED")
         run.finish(ending)
@@ -115,10 +143,46 @@ def _drive(prepared: Search, run: Run, place: Place, console: Console) -> Outcom
 
 
 def _drain(writer: WriterProcess, patience: float, console: Console) -> None:
-    if not writer.drain(patience, lambda left: console.print(f"writing to MLflow: {left} segments left")):
-        console.print(
-            "MLflow has not taken everything yet; the writer goes on in the background, and nothing is lost"
-        )
+    """Wait for MLflow as long as the writer gets on, and `patience` seconds more."""
+    with _Waiting(console) as waiting:
+        left, moved = writer.outbox, time.monotonic()
+        while (now := time.monotonic()) - moved < patience:
+            if writer.drain(min(2.0, patience), waiting.told):
+                return
+            if not writer.running:  # it cannot read the ledger, and says why in its log
+                break
+            if writer.outbox != left:
+                left, moved = writer.outbox, now
+    console.print(
+        f"MLflow has not taken everything of {writer.run.name}; nothing is lost. The writer goes on in the "
+        f"background, until MLflow fails for a minute. After that: python -m cluster.writer {writer.run}"
+    )
+
+
+class _Waiting:
+    """Says what the writer has left: a line that renews itself in a terminal, a few lines elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._status = console.status("") if console.is_terminal else None
+        self._said = -SAY_EVERY_S
+        self._left = -1
+
+    def __enter__(self) -> "_Waiting":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def told(self, left: int) -> None:
+        line = f"writing to MLflow: {left} segments left" if left else "writing the report to MLflow"
+        if self._status is not None:
+            self._status.start()
+            self._status.update(line)
+        elif left != self._left and time.monotonic() - self._said >= SAY_EVERY_S:
+            self._said, self._left = time.monotonic(), left
+            self._console.print(line)
 
 
 def write_report(run: Run, prepared: Search, *, pictures: bool) -> dict[str, Any]:
@@ -128,7 +192,7 @@ def write_report(run: Run, prepared: Search, *, pictures: bool) -> dict[str, Any
     names: list[str] = []
     if pictures and rows:
         for place, row in enumerate(rank(rows, recipe.metric)[:PICTURED], 1):
-            title = f"{row.names['setting']} seed {row.names['seed']}: {_score(row.metrics, recipe.metric)}"
+            title = f"{row.label}: {_score(row.metrics, recipe.metric)}"
             names.append(f"best-{place}.png")
             figure = draw_architecture(prepared.space.decode(row.candidate.genes), title)
             save_figure(figure, run.pictures / names[-1])

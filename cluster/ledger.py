@@ -47,6 +47,13 @@ class Row(BaseModel):
     time: int = 0
 
     @property
+    def label(self) -> str:
+        """``WS(4, 0.75) seed 1``, or ``candidate 17`` for spaces without settings and seeds."""
+        if {"setting", "seed"} <= set(self.names):
+            return f"{self.names['setting']} seed {self.names['seed']}"
+        return f"candidate {self.candidate.ask_index}"
+
+    @property
     def final(self) -> bool:
         return self.status != "promoted"
 

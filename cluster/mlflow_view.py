@@ -105,7 +105,7 @@ class SearchView:
         sheet.writerow([*header, *names])
         for rank, row in enumerate(leaders, 1):
             child = self.children.get(row.candidate.id)
-            cells = [rank, label(row), row.metrics[metric], row.epoch, row.status, row.cost.params]
+            cells = [rank, row.label, row.metrics[metric], row.epoch, row.status, row.cost.params]
             cells += [row.cost.macs, row.seconds, row.candidate.id, child.run_id if child else ""]
             sheet.writerow([*cells, *(row.names.get(name, "") for name in names)])
         self.client.log_text(self.parent, table.getvalue(), "leaders.csv")
@@ -184,7 +184,7 @@ class SearchView:
             "genes": canonical_json(list(row.candidate.genes))[:NOTE_LENGTH], **state,
         }  # fmt: skip
         start = max(0, row.time - round(1000 * row.seconds))
-        run = self.client.create_run(self._experiment, start, tags, label(row))
+        run = self.client.create_run(self._experiment, start, tags, row.label)
         child = Child(run.info.run_id, described=False, closed=False)
         self.children[row.candidate.id] = child
         return child
@@ -227,13 +227,6 @@ class SearchView:
             self.client.log_batch(run_id, metrics=metrics[:METRICS_A_CALL], params=params, tags=tags)
         for start in range(METRICS_A_CALL, len(metrics), METRICS_A_CALL):
             self.client.log_batch(run_id, metrics=metrics[start : start + METRICS_A_CALL])
-
-
-def label(row: Row) -> str:
-    """``WS(4, 0.75) seed 1``, or ``candidate 17`` for spaces without settings and seeds."""
-    if {"setting", "seed"} <= set(row.names):
-        return f"{row.names['setting']} seed {row.names['seed']}"
-    return f"candidate {row.candidate.ask_index}"
 
 
 def _params(row: Row) -> dict[str, Any]:

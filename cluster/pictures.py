@@ -260,7 +260,7 @@ def draw_curves(rows: Iterable[Row], metric: str = "validation_accuracy") -> Fig
         if any(row.status == status.split()[0] for row in last.values()):
             marks.append(Line2D([], [], color=FAINT, marker=end, markeredgecolor=SOFT, label=status))
     if best is not None:
-        marks.insert(0, Line2D([], [], color=INK, linewidth=2.4, label=f"best: {_name(finished[best])}"))
+        marks.insert(0, Line2D([], [], color=INK, linewidth=2.4, label=f"best: {finished[best].label}"))
     axes.legend(handles=marks, frameon=False, fontsize=8, loc="best")
     axes.set_xlabel("epoch", fontsize=9, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -314,12 +314,6 @@ def draw_damage(found: Sequence[Damage]) -> Figure:
     figure.legend(handles=marks, frameon=False, fontsize=8, loc="upper center", ncols=3)
     figure.tight_layout(rect=(0, 0, 1, 0.94))
     return figure
-
-
-def _name(row: Row) -> str:
-    if {"setting", "seed"} <= set(row.names):
-        return f"{row.names['setting']} seed {row.names['seed']}"
-    return f"candidate {row.candidate.ask_index}"
 
 
 def _dress(axes: Axes, metric: str) -> None:

@@ -30,7 +30,10 @@ class Search:
     def of(cls, recipe: Recipe) -> "Search":
         """Open the data and build the space. Raises `UserError`."""
         data = open_data(recipe.data)
-        data.steps_per_epoch(recipe.training.batch_size)  # refuses a batch larger than the set
+        try:
+            data.steps_per_epoch(recipe.training.batch_size)  # refuses a batch larger than the set
+        except UserError as error:
+            raise error.under("training") from None
         return cls(recipe, recipe.space.build(data.image, len(data.classes)), data)
 
     def _genes(self) -> list[tuple[int, ...]]:

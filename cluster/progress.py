@@ -20,7 +20,8 @@ PLAIN_EVERY = 10.0  # seconds between plain lines
 class Progress:
     """Hears of reports and committed rows; shows candidates done / running / stopped, best, time left.
 
-    Time left counts epochs: those that are planned if nothing fails, at the pace so far.
+    Time left counts epochs: those that are planned if nothing fails, at the pace since the first report, so
+    that the start of Ray does not count.
     """
 
     def __init__(self, console: Console, recipe: Recipe, candidates: int) -> None:
@@ -33,13 +34,12 @@ class Progress:
         self._ended: dict[int, str] = {}
         self._best: tuple[float, str] | None = None
         self._started = self._said = time.monotonic()
-        self._before = 0
+        self._first: tuple[float, int] | None = None  # time and epochs of the first report
         self._live: Live | None = None
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         self._started = self._said = time.monotonic()
-        self._before = sum(self._epochs.values())
         if self._console.is_terminal:
             self._live = Live(
                 self.line(), console=self._console, refresh_per_second=4, get_renderable=self.line
@@ -60,6 +60,8 @@ class Progress:
     def heard(self, report: Report) -> None:
         with self._lock:
             self._epochs[report.ask_index] = max(report.epoch, self._epochs.get(report.ask_index, 0))
+            if self._first is None:
+                self._first = (time.monotonic(), sum(self._epochs.values()))
         self._say()
 
     def committed(self, rows: list[Row]) -> None:
@@ -71,7 +73,7 @@ class Progress:
                     self._ended[ask] = row.status
                 value = row.metrics.get(self._metric)
                 if value is not None and (self._best is None or value > self._best[0]):
-                    self._best = (value, f"{row.names['setting']} seed {row.names['seed']}")
+                    self._best = (value, row.label)
         self._say()
 
     def line(self) -> Text:
@@ -93,13 +95,13 @@ class Progress:
 
     def _time_left(self) -> str:
         trained = sum(self._epochs.values())
-        elapsed = time.monotonic() - self._started
-        new = trained - self._before
+        now = time.monotonic()
         if len(self._ended) == self._candidates:
-            return f"{clock(elapsed)} taken"
-        if new <= 0:
+            return f"{clock(now - self._started)} taken"
+        since, before = self._first or (now, trained)
+        if trained == before:
             return f"epoch {trained} of about {self._planned}"
-        left = max(0, self._planned - trained) * elapsed / new
+        left = max(0, self._planned - trained) * (now - since) / (trained - before)
         return f"epoch {trained} of about {self._planned}, {clock(left)} left"
 
     def _say(self) -> None:

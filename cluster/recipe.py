@@ -1,22 +1,24 @@
 """The recipe: everything about a search, as one YAML file. Unknown keys are errors."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from cluster.recipe_errors import RecipeError, explain
+from cluster.recipe_errors import Mistakes, RecipeError, explain, single, together
+from cluster.recipe_yaml import read_yaml
 from networks.architecture import Shape, digest_of
 from networks.errors import UserError, nearest
 from networks.generators import GENERATORS, RandomGraph, paper_grid
 from networks.randwire import RandWireSettings, RandWireTemplate
 from networks.spaces.randwire import RandWireSpace
 from searchers.halving import rungs
-from trainers.data import DataSettings
+from trainers.data import DataSettings, check_settings
 from trainers.training import TrainingSettings
 
 
@@ -30,8 +32,8 @@ class RandWireSection(RandWireSettings):
     list, or a number n for 1..n. Image shape and classes follow the data unless given."""
 
     kind: Literal["randwire"] = "randwire"
-    generators: Literal["paper"] | list[dict[str, Any]] = "paper"
-    seeds: int | list[int] = 5
+    generators: Literal["paper"] | Annotated[list[dict[str, Any]], Field(min_length=1)] = "paper"
+    seeds: Annotated[int, Field(ge=1)] | Annotated[list[int], Field(min_length=1)] = 5
     image: Shape | None = None
     classes: int | None = Field(None, ge=2)
 
@@ -43,13 +45,42 @@ class RandWireSection(RandWireSettings):
         expand_generators(entries)
         return entries
 
+    @field_validator("seeds")
+    @classmethod
+    def _once(cls, seeds: int | list[int]) -> int | list[int]:
+        if isinstance(seeds, list) and len(set(seeds)) < len(seeds):
+            raise UserError("", seeds, "each seed once")
+        return seeds
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        template = RandWireTemplate(**self._settings())
+        entries = [paper_grid()] if self.generators == "paper" else map(_expand, self.generators)
+        seen: set[RandomGraph] = set()
+        mistakes = []
+        for position, generators in enumerate(entries):
+            place = "generators" if self.generators == "paper" else f"generators.{position}"
+            for generator in generators:
+                try:
+                    template.check(generator)
+                except UserError as error:
+                    mistakes.append(error.under(place))
+                if generator in seen:
+                    mistakes.append(UserError(place, generator.label, "each setting once"))
+                seen.add(generator)
+        if mistakes:
+            raise Mistakes(mistakes)
+        return self
+
+    def _settings(self) -> dict[str, Any]:
+        return self.model_dump(include=set(RandWireSettings.model_fields))
+
     def build(self, image: Shape, classes: int) -> RandWireSpace:
         """The space for data of this shape. Raises `UserError` for settings that cannot be built."""
         for field, given, found in (("image", self.image, image), ("classes", self.classes, classes)):
             if given is not None and given != found:
                 raise UserError(f"space.{field}", given, f"{found}, as the data has (or leave it out)")
-        fields = set(RandWireSettings.model_fields)
-        template = RandWireTemplate(image=image, classes=classes, **self.model_dump(include=fields))
+        template = RandWireTemplate(image=image, classes=classes, **self._settings())
         seeds = list(range(1, self.seeds + 1)) if isinstance(self.seeds, int) else self.seeds
         try:
             return RandWireSpace(template, expand_generators(self.generators), seeds)
@@ -62,18 +93,37 @@ def expand_generators(entries: Literal["paper"] | Sequence[Mapping[str, Any]]) -
     if entries == "paper":
         return paper_grid()
     settings: list[RandomGraph] = []
+    mistakes: list[UserError] = []
     for position, entry in enumerate(entries):
         assert not isinstance(entry, str)
-        kind = entry.get("generator")
-        if kind not in GENERATORS:
-            raise UserError(f"{position}.generator", kind, ", ".join(GENERATORS), nearest(kind, GENERATORS))
-        model = GENERATORS[kind]
-        values = {key: value if isinstance(value, list) else [value] for key, value in entry.items()}
-        for combination in itertools.product(*values.values()):
-            try:
-                settings.append(model.model_validate(dict(zip(values, combination, strict=True))))
-            except ValidationError as error:
-                raise explain(error, model)[0].under(str(position)) from None
+        try:
+            settings += _expand(entry)
+        except UserError as error:
+            mistakes.append(error.under(str(position)))
+    if mistakes:
+        raise Mistakes(mistakes)
+    return settings
+
+
+def _expand(entry: Mapping[str, Any]) -> list[RandomGraph]:
+    """Every combination of one entry's values. All that is wrong with them is told at once."""
+    kind = entry.get("generator")
+    if not isinstance(kind, str) or kind not in GENERATORS:
+        raise UserError("generator", kind, ", ".join(GENERATORS), nearest(kind, GENERATORS) if kind else "")
+    model = GENERATORS[kind]
+    values = {key: value if isinstance(value, list) else [value] for key, value in entry.items()}
+    settings: list[RandomGraph] = []
+    mistakes: dict[str, UserError] = {
+        key: UserError(key, [], "at least one value") for key, value in values.items() if not value
+    }
+    for combination in itertools.product(*values.values()):
+        chosen = dict(zip(values, combination, strict=True))
+        try:
+            settings.append(model.model_validate(chosen))
+        except ValidationError as error:
+            mistakes |= {str(mistake): mistake for mistake in explain(error, model, chosen)}
+    if mistakes:
+        raise Mistakes(list(mistakes.values()))
     return settings
 
 
@@ -127,7 +177,11 @@ class Recipe(Section):
     """A search. `metric` is maximised. `retries`: how often a candidate whose process died is tried again."""
 
     version: Literal[1]
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        max_length=80,
+        description="up to 80 letters, digits and _ . -, the first a letter or digit",
+    )
     seed: int = 0
     space: RandWireSection
     data: DataSettings = DataSettings()
@@ -139,12 +193,25 @@ class Recipe(Section):
     tracking: Tracking = Tracking()
     storage: Path = Path("runs")
 
+    @field_validator("data")
+    @classmethod
+    def _usable(cls, data: DataSettings) -> DataSettings:
+        check_settings(data)
+        return data
+
+    @field_validator("storage")
+    @classmethod
+    def _at_home(cls, storage: Path) -> Path:
+        return storage.expanduser()
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not isinstance(self.stopping, NoStopping) and self.stopping.grace > self.training.epochs:
             raise UserError(
                 "stopping.grace", self.stopping.grace, f"1 to training.epochs ({self.training.epochs})"
             )
+        if self.training.precision == "mixed" and not self.resources.gpus:
+            raise UserError("training.precision", "mixed", "auto or float32 without resources.gpus")
         return self
 
     @property
@@ -169,21 +236,29 @@ def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
     """
     path = find_recipe(name)
     try:
-        raw = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(
-            path, [UserError("", "the file", "valid YAML", " ".join(str(error).split()))]
-        ) from None
-    if not isinstance(raw, dict):
-        raise RecipeError(path, [UserError("", type(raw).__name__, "a mapping: version, name, space, …")])
-    try:
-        for change in changes:
-            apply_change(raw, change)
-        return Recipe.model_validate(raw)
+        raw = read_yaml(path.read_bytes())
     except UserError as error:
         raise RecipeError(path, [error]) from None
+    if not isinstance(raw, dict):
+        raise RecipeError(path, [UserError("", raw, "a mapping: version, name, space, …")])
+    together([partial(apply_change, raw, change) for change in changes])
+    try:
+        return Recipe.model_validate(raw)
     except ValidationError as error:
-        raise RecipeError(path, explain(error, Recipe)) from None
+        raise RecipeError(path, explain(error, Recipe, raw), changes) from None
+
+
+@contextmanager
+def naming_recipe(name: str, changes: Sequence[str] = ()) -> Iterator[None]:
+    """Name the recipe's file in `UserError`s of its fields that only show when it is put to use."""
+    try:
+        yield
+    except RecipeError:
+        raise
+    except UserError as error:
+        if any(mistake.field.split(".")[0] not in Recipe.model_fields for mistake in single(error)):
+            raise
+        raise RecipeError(find_recipe(name), [error], changes) from error.__cause__
 
 
 def find_recipe(name: str) -> Path:
@@ -195,8 +270,9 @@ def find_recipe(name: str) -> Path:
         packaged = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
     if path.suffix in {"", ".yaml", ".yml"} and path.stem in packaged and path.parent.name in {"", "recipes"}:
         return packaged[path.stem]
+    beside = [str(file) for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
     allowed = f"a file, or one of the recipes that come with weft: {', '.join(packaged)}"
-    raise UserError("RECIPE", name, allowed, nearest(path.stem, packaged))
+    raise UserError("RECIPE", name, allowed, nearest(name, [*packaged, *beside]))
 
 
 def apply_change(raw: dict[str, Any], change: str) -> None:
@@ -205,6 +281,10 @@ def apply_change(raw: dict[str, Any], change: str) -> None:
     parts = dotted.split(".")
     if not equals or not all(parts):
         raise UserError("--set", change, "a.b=value, such as training.epochs=3")
+    try:
+        value = read_yaml(text.encode())
+    except UserError as error:
+        raise UserError("--set", change, "a.b=value with a value in YAML", error.fix) from None
     place: Any = raw
     for depth, part in enumerate(parts):
         key: Any = part
@@ -215,6 +295,8 @@ def apply_change(raw: dict[str, Any], change: str) -> None:
         elif not isinstance(place, dict):
             raise UserError("--set", change, f"a key of a section; {'.'.join(parts[:depth])} is {place!r}")
         if depth == len(parts) - 1:
-            place[key] = yaml.safe_load(text)
+            place[key] = value
         else:
-            place = place[key] if isinstance(place, list) else place.setdefault(key, {})
+            if isinstance(place, dict) and place.get(key) is None:
+                place[key] = {}
+            place = place[key]

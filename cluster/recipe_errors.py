@@ -1,83 +1,140 @@
 """Recipe mistakes in words: where, what, what is allowed, and what was probably meant."""
 
-import types
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from cluster.recipe_fields import Spot, find_spots, leaf_paths, spot_words, tags_of
 from networks.errors import UserError, nearest
 
+Where = tuple[str | int, ...]
 
-class RecipeError(UserError):
-    """All mistakes of one recipe file."""
 
-    def __init__(self, path: Path, mistakes: list[UserError]) -> None:
-        self.path, self.mistakes = path, mistakes
-        Exception.__init__(self, "\n".join(f"{path}: {mistake}" for mistake in mistakes))
+class Mistakes(UserError):
+    """Several mistakes at once."""
+
+    def __init__(self, mistakes: Sequence[UserError]) -> None:
+        self.mistakes = [one for mistake in mistakes for one in single(mistake)]
+        Exception.__init__(self, "\n".join(map(str, self.mistakes)))
+
+    def under(self, prefix: str) -> "Mistakes":
+        return Mistakes([mistake.under(prefix) for mistake in self.mistakes])
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
-        return type(self), (self.path, self.mistakes)
+        return type(self), (self.mistakes,)
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> list[UserError]:
-    """One `UserError` for each mistake that pydantic found in data for `model`."""
-    mistakes: dict[str, UserError] = {}
+class RecipeError(Mistakes):
+    """All mistakes of one recipe file, with those that came by ``--set`` named as such."""
+
+    def __init__(self, path: Path, mistakes: Sequence[UserError], changes: Sequence[str] = ()) -> None:
+        super().__init__(mistakes)
+        self.path, self.changes = path, tuple(changes)
+        lines = (f"{path}{_change_of(mistake.field, changes)}: {mistake}" for mistake in self.mistakes)
+        Exception.__init__(self, "\n".join(lines))
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.path, self.mistakes, self.changes)
+
+
+def single(error: UserError) -> Iterator[UserError]:
+    """The mistakes that an error stands for, one by one."""
+    yield from error.mistakes if isinstance(error, Mistakes) else (error,)
+
+
+def together(checks: Iterable[Callable[[], object]]) -> None:
+    """Make all checks, then raise what they refused: one `UserError` as it is, several as `Mistakes`."""
+    found: list[UserError] = []
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            found.append(error)
+    if found:
+        raise found[0] if len(found) == 1 else Mistakes(found)
+
+
+def explain(error: ValidationError, model: type[BaseModel], raw: object) -> list[UserError]:
+    """One `UserError` for each field that pydantic refused in `raw`, the data for `model`."""
+    mistakes: dict[tuple[str, str], UserError] = {}
     for found in error.errors():
-        path = [str(part) for part in found["loc"] if not _is_tag(part)]
-        field = ".".join(path)
-        cause = found.get("ctx", {}).get("error")
-        if isinstance(cause, UserError):
-            mistake = cause.under(field) if field else cause
-        elif found["type"] == "extra_forbidden":
-            known = sorted(_fields_at(model, path[:-1]))
-            mistake = UserError(
-                field, found["input"], f"these keys: {', '.join(known)}", nearest(path[-1], known)
-            )
-        elif found["type"] == "missing":
-            mistake = UserError(field, None, "a value; it must be given")
+        for mistake in _explain_one(found, model, raw):
+            # A union reports one mistake a member; they have the same field and value.
+            mistakes.setdefault((mistake.field, repr(mistake.value)), mistake)
+    fields = [mistake.field for mistake in mistakes.values()]
+    # Of a list and one of its items, the item says more.
+    return [one for one in mistakes.values() if not any(f.startswith(one.field + ".") for f in fields)]
+
+
+def _explain_one(found: Any, model: type[BaseModel], raw: object) -> Iterator[UserError]:
+    path, value = _real_path(found["loc"], raw)
+    field, kind = ".".join(map(str, path)), found["type"]
+    cause = found.get("ctx", {}).get("error")
+    if isinstance(cause, UserError):
+        yield from (mistake.under(field) if field else mistake for mistake in single(cause))
+    elif kind == "extra_forbidden":
+        yield _unknown_key(path, found["input"], model, raw)
+    elif kind == "missing" and isinstance(found["loc"][-1], str):
+        name = str(found["loc"][-1])
+        spots = find_spots(model, (*path, name), raw)
+        yield UserError(f"{field}.{name}" if field else name, None, spot_words(spots), "It must be given.")
+    else:
+        spots = find_spots(model, path, raw)
+        tags = tags_of(spots)
+        why = f"{cause}." if cause is not None else ""
+        if kind.startswith("union_tag") and isinstance(value, dict):
+            given = value.get("kind")
+            yield UserError(f"{field}.kind", given, ", ".join(tags), nearest(given, tags) if given else "")
+        elif len(tags) > 1:
+            allowed = f"a section with kind: {', '.join(tags)}"
+            yield UserError(field, short(value), allowed, _as_kind(value, tags))
         else:
-            mistake = UserError(field, _short(found["input"]), _allowed(found), _spelling(found))
-        # A union reports one mistake a member; the first says enough.
-        mistakes.setdefault(field, mistake)
-    return list(mistakes.values())
+            yield UserError(field, short(value), spot_words(spots), why or _spelling(value, spots))
 
 
-def _is_tag(part: int | str) -> bool:
-    """Union members appear in pydantic's paths; users know nothing of them."""
-    return isinstance(part, str) and (
-        part in {"none", "halving", "asha", "int", "float", "str", "path"} or "[" in part
+def _real_path(loc: Sequence[str | int], raw: Any) -> tuple[Where, object]:
+    """Pydantic's path without the names of union members that it puts in, and the value there."""
+    path: list[str | int] = []
+    for part in loc:
+        place = isinstance(raw, list) and isinstance(part, int) and part < len(raw)
+        if place or (isinstance(raw, dict) and part in raw):
+            path.append(part)
+            raw = raw[part]
+    return tuple(path), raw
+
+
+def _unknown_key(path: Where, value: object, model: type[BaseModel], raw: object) -> UserError:
+    key = str(path[-1])
+    spots = find_spots(model, path[:-1], raw)
+    known = sorted({name for spot in spots for name in spot.keys})
+    fix = nearest(key, known)
+    here = ".".join(map(str, path))
+    elsewhere = [place for place in leaf_paths(model) if place.split(".")[-1] == key and place != here]
+    if elsewhere and not fix.endswith(f"{key!r}?"):
+        fix = f"Did you mean {elsewhere[0]!r}?"
+    return UserError(here, short(value), f"these keys: {', '.join(known)}", fix)
+
+
+def _as_kind(value: object, tags: Sequence[str]) -> str:
+    return f"Did you mean {{kind: {value}}}?" if value in tags else ""
+
+
+def _spelling(value: object, spots: Sequence[Spot]) -> str:
+    return (
+        nearest(value, [word for spot in spots for word in spot.literals]) if isinstance(value, str) else ""
     )
 
 
-def _allowed(found: Any) -> str:
-    message = found["msg"]
-    expected = found.get("ctx", {}).get("expected") or found.get("ctx", {}).get("expected_tags")
-    return str(expected) if expected else message[0].lower() + message[1:]
+def _change_of(field: str, changes: Sequence[str]) -> str:
+    """The last ``--set`` that gave this field or what stands around it."""
+    for change in reversed(changes):
+        given = change.partition("=")[0]
+        if field == given or field.startswith(given + ".") or given.startswith(field + "."):
+            return f" with --set {change}"
+    return ""
 
 
-def _spelling(found: Any) -> str:
-    context = found.get("ctx", {})
-    expected = context.get("expected") or context.get("expected_tags")
-    words = [word.strip(" '\"") for word in str(expected).replace(" or ", ",").split(",")] if expected else []
-    given = found["input"].get("kind", "") if isinstance(found["input"], dict) else found["input"]
-    return nearest(given, words) if isinstance(given, str) else ""
-
-
-def _short(value: object) -> object:
+def short(value: object) -> object:
     return value if len(repr(value)) <= 80 else repr(value)[:77] + "..."
-
-
-def _fields_at(model: type[BaseModel], path: list[str]) -> set[str]:
-    """The keys that the section at `path` may have (of all members where it is a union)."""
-    models = {model}
-    for part in path:
-        fields = [one.model_fields[part].annotation for one in models if part in one.model_fields]
-        models = {inner for annotation in fields for inner in _models_in(annotation)}
-    return {name for one in models for name in one.model_fields}
-
-
-def _models_in(annotation: Any) -> set[type[BaseModel]]:
-    if get_origin(annotation) in (Union, types.UnionType, Annotated, list, tuple):
-        return {model for part in get_args(annotation) for model in _models_in(part)}
-    return {annotation} if isinstance(annotation, type) and issubclass(annotation, BaseModel) else set()

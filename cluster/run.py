@@ -146,6 +146,21 @@ class Run:
             yield
 
 
+def check_storage(storage: Path) -> None:
+    """Raise `UserError` unless runs can be written to this folder, which need not be there yet."""
+    folder = storage.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(
+            "storage", str(storage), "a folder that can be written", f"{folder} is {_what(folder)}."
+        )
+
+
+def _what(path: Path) -> str:
+    return "write-protected" if path.is_dir() else "a file"
+
+
 def runs_of(recipe_name: str, storage: Path) -> list[Run]:
     """The runs of one recipe, oldest first."""
     numbered = []

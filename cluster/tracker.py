@@ -199,7 +199,7 @@ class WriterProcess:
 
         `on_wait` is told the outbox about twice a second. A writer that died is started again. False
         after `timeout_s` (the writer still runs then, and `stop` ends it), or at once when the ledger
-        cannot be read, which ``tracking/writer.log`` explains. ``weft sync`` writes the rest.
+        cannot be read, which ``tracking/writer.log`` explains. ``python -m cluster.writer`` writes the rest.
         """
         end = time.monotonic() + timeout_s
         while (left := end - time.monotonic()) > 0:

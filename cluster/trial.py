@@ -86,7 +86,6 @@ class TrainingTrial:
             self._trainer = self._build(config)
             self._load()
         except Exception as error:  # the candidate's own failure; see the class docstring
-            log.exception("candidate %d cannot be set up", config.candidate.ask_index)
             self._break(error)
 
     reset = setup
@@ -100,6 +99,14 @@ class TrainingTrial:
         return self._trainer
 
     def _break(self, error: Exception) -> None:
+        """Give the candidate up. A traceback is logged for what nobody expects."""
+        expected = isinstance(error, ArithmeticError | MemoryError | torch.OutOfMemoryError | UserError)
+        log.warning(
+            "candidate %d failed: %s",
+            self.config.candidate.ask_index,
+            reason_of(error),
+            exc_info=None if expected else error,
+        )
         self._broken = error.with_traceback(None)  # whose frames hold tensors
         self._trainer = None
 
@@ -129,7 +136,6 @@ class TrainingTrial:
             if self.trainer.epoch == self._epochs and self.trainer.data.sizes["test"]:
                 metrics |= self.trainer.evaluate("test")
         except Exception as error:  # the candidate's own failure; see the class docstring
-            log.exception("candidate %d failed", self.config.candidate.ask_index)
             self._break(error)
             return self._failed(error)
         self._curve.append({"epoch": self.trainer.epoch, **metrics})

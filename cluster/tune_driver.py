@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 import ray
 from ray import tune
 from ray._private.state import state
+from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 
@@ -25,12 +27,14 @@ from cluster.barrier import Barrier, NoBarrier
 from cluster.grid import Grid
 from cluster.recipe import AshaStopping, Resources
 from cluster.trial import Report, TrainingTrial, TrialConfig
-from networks.errors import UserError
+from networks.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
 
 POINTER = "epoch.json"
 PICKLE = "_dict_checkpoint.pkl"
+ADDRESSES = "auto, or HOST:PORT of a running Ray cluster"
+ANSWER_S = 5.0
 
 
 class TuneTrial(tune.Trainable):
@@ -228,8 +232,11 @@ def connected(resources: Resources, address: str | None) -> Iterator[None]:
     """
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     if ray.is_initialized():
+        check_room(resources)
         yield
         return
+    if address is not None:
+        _check_address(address)
     try:
         if address is None:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -237,13 +244,29 @@ def connected(resources: Resources, address: str | None) -> Iterator[None]:
             ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
         else:
             ray.init(address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError("--address", address, "the address of a running Ray cluster", str(error)) from None
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        if address is None:
+            raise
+        raise UserError("--address", address, ADDRESSES, " ".join(str(error).split())) from None
     try:
         check_room(resources)
         yield
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Refuse what cannot be a cluster's address at once: Ray itself would try for a minute."""
+    if address == "auto":
+        return
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit() or "/" in host:
+        fix = "Run weft on a machine of the cluster instead." if address.startswith("ray://") else ""
+        raise UserError("--address", address, ADDRESSES, fix or nearest(address, ["auto"]))
+    try:
+        socket.create_connection((host, int(port)), ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise UserError("--address", address, ADDRESSES, f"Nothing answers there: {error}.") from None
 
 
 def check_room(resources: Resources) -> None:

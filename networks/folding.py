@@ -5,25 +5,18 @@ import copy
 import torch
 from torch import nn
 
-from networks.errors import UserError
 from networks.network import Network
 
 
-def fold_batch_norm(network: Network, batch_slice: int | None = None) -> Network:
+def fold_batch_norm(network: Network) -> Network:
     """A copy of the network, in eval mode, that computes the same without batch normalisation.
 
     BN(conv(x)) = conv(x; W gamma / s) + (b - mean) gamma / s + beta with s = sqrt(variance + eps), on the
     running statistics. Every batch normalisation that follows a convolution is folded, in stem, stages
     and head: in a separable triplet that is the pointwise one. The copy's state_dict has other keys, and
     its parameters want no gradients; the network itself is left as it is.
-
-    `batch_slice` lets the copy run larger batches in slices of so many images, one after the other, which
-    keeps its tensors in the cache of a CPU. It pays for small images (see benchmarks/RESULTS.md).
     """
-    if batch_slice is not None and batch_slice < 1:
-        raise UserError("batch_slice", batch_slice, "1 or more, or None")
     folded = copy.deepcopy(network).eval().requires_grad_(False)
-    folded.batch_slice = batch_slice
     for module in list(folded.modules()):
         if isinstance(module, nn.Sequential):
             _fold_pairs(module)

@@ -69,15 +69,8 @@ class Network(nn.Module):
             for position, stage in enumerate(architecture.stages)
         )
         self.head = Head(architecture, shapes[-1].c)
-        self.batch_slice: int | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """`batch_slice` (set by `fold_batch_norm`) splits larger batches, in eval mode, without gradients."""
-        if self.batch_slice is None or self.training or torch.is_grad_enabled():
-            return self._run(x)
-        return torch.cat([self._run(part) for part in x.split(self.batch_slice)])
-
-    def _run(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)

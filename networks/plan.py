@@ -127,10 +127,8 @@ class _Lowering:
         self.values = 1
         self.value_of = {graph.inputs[0]: 0}
         self.rectified: dict[int, int] = {}
-        live = self._live_nodes()
-        for node in graph.order:
-            if node in live and node not in graph.inputs:
-                self.value_of[node] = self._node(node)
+        for node in self._frugal_order(self._live_nodes()):
+            self.value_of[node] = self._node(node)
         self.output = self.value_of[graph.output]
         if self.output == 0:  # the caller's tensor is never handed back as it is
             self.output = self._emit(terms=(Term(0),))
@@ -142,6 +140,27 @@ class _Lowering:
             if node in live:
                 live.update(edge.source for edge in self._present(node))
         return live
+
+    def _frugal_order(self, live: set[int]) -> list[int]:
+        """A topological order that keeps few values alive, and those that it reads still in the cache:
+        next comes the node that ends the most values, then the one whose sources are the freshest."""
+        waiting = {node: {e.source for e in self._present(node)} for node in live - {*self.graph.inputs}}
+        readers = Counter(source for sources in waiting.values() for source in sources)
+        done = {node: 0 for node in self.graph.inputs}
+        order: list[int] = []
+        while waiting:
+            ready = [node for node, sources in waiting.items() if sources <= done.keys()]
+
+            def rank(node: int) -> tuple[int, int, int]:
+                sources = waiting[node]
+                ended = sum(readers[source] == 1 for source in sources)
+                return ended, max((done[source] for source in sources), default=0), -node
+
+            node = max(ready, key=rank)
+            readers.subtract(waiting.pop(node))
+            done[node] = len(order) + 1
+            order.append(node)
+        return order
 
     def _present(self, node: int) -> list[Edge]:
         return [e for e in self.graph.incoming[node] if self.positions[_key(e)] not in self.removed]

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 # With a bias, a product first fills its result with it; above this many elements, where the result has
 # left the cache by then, the convolution's own kernel wins (benchmarks/RESULTS.md).
-BIASED_LIMIT = 1 << 18
+BIASED_LIMIT = 1 << 17
 
 
 def convolve(layer: nn.Module, x: Tensor) -> Tensor:

@@ -238,6 +238,7 @@ class _Walk:
             arrived, self.gradients[step.target] = self.gradients[step.target], None
             if arrived is not None:
                 self._step(step, record, arrived)
+            self.normalisation.pop(step.target, None)
             self.tensors.pop()  # the step's own value: values are numbered as the steps are
         of_parameters = (
             self.of_parameter.get(id(parameter))

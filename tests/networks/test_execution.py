@@ -200,6 +200,34 @@ def test_executors_agree_with_frozen_parameters(frozen):
     assert (everything(stage, fast("whole_stage"))["d edge_values"] is None) == (frozen == "edge_values")
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+def test_executors_agree_in_channels_last(training, monkeypatch):
+    """There 1x1 convolutions are matrix products."""
+    stage = random_stage(RANDOM[0]).train(training)
+    products = []
+    monkeypatch.setattr(torch, "mm", lambda a, b, mm=torch.mm: products.append(1) or mm(a, b))
+
+    def run(stage: GraphStage, x: Tensor) -> Tensor:
+        return stage(x.contiguous(memory_format=torch.channels_last))
+
+    assert_agree(stage, run)
+    assert len(products) == len(stage.operations)
+    output = run(stage, batch(stage))
+    assert output.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_executors_agree_where_all_weights_of_a_node_vanish():
+    """-inf weighs exactly 0, -200 less than a quotient of weights can stand."""
+    stage = random_stage(RANDOM[0])
+    with torch.no_grad():
+        for value, node in zip((-torch.inf, -200.0), range(10, 12), strict=True):
+            edges = [i for i, edge in enumerate(stage.graph.edges) if edge.target == node]
+            factors = [stage.weighted_edges.index(i) for i in edges]
+            assert len(factors) > 1
+            stage.edge_values[factors] = value
+    assert_agree(stage, fast("whole_stage"))
+
+
 def test_executors_agree_when_weights_are_tensors(monkeypatch):
     """On a GPU weights are not read back; the same code with tensors, here on the CPU."""
     monkeypatch.setattr("networks.execution.as_scalars", lambda weights: weights.unbind())
@@ -250,6 +278,19 @@ def test_hooks_on_a_normalisation_are_called():
     calls.clear()
     stage(batch(stage).requires_grad_())
     assert calls == [1]
+
+
+@pytest.mark.parametrize("generator", RANDOM, ids=lambda generator: generator.label)
+def test_a_plan_frees_each_value_after_its_last_reader_and_holds_few(generator):
+    stage = random_stage(generator, n=32)
+    live, most = {0}, 0
+    for step in stage.plan().steps:
+        assert {term.value for term in step.terms} <= live
+        live.add(step.target)
+        most = max(most, len(live))
+        live -= set(step.frees)
+    assert live == {stage.plan().output}
+    assert most <= 24  # of 32 nodes, their input and what they share
 
 
 # --- what the fast executor refuses ----------------------------------------------------------------

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from networks.architecture import Architecture, Head, Shape, Stage, Stem
-from networks.errors import UserError
 from networks.folding import fold_batch_norm
 from networks.generators import WattsStrogatz
 from networks.graph import Edge, Graph, Node
@@ -74,18 +73,6 @@ def test_a_folded_network_computes_the_same(regime):
 @pytest.mark.parametrize("operation", sorted(OPERATIONS))
 def test_every_operation_folds(operation):
     assert_folds(single(operation))
-
-
-def test_slices_change_nothing_and_are_checked():
-    network = randwire("cifar").eval()
-    folded, x = fold_batch_norm(network, batch_slice=2), images(network, 5)
-    seen: list[int] = []
-    folded.stem.register_forward_hook(lambda module, entry, output: seen.append(len(output)))
-    with torch.no_grad():
-        assert (folded(x) - network(x)).abs().max() < 1e-10
-    assert seen == [2, 2, 1]
-    with pytest.raises(UserError, match="batch_slice"):
-        fold_batch_norm(network, batch_slice=0)
 
 
 def test_removed_edges_stay_removed():

@@ -58,14 +58,16 @@ def open_data(settings: DataSettings, *, field: str = "data", download: bool = T
     used, and downloads a CIFAR set that is not there yet unless `download` is false.
     """
     try:
-        kind = _kind(settings)
+        kind = check_settings(settings)
         opened = kind.read(Request(settings, field, download))
         return TensorData(opened, settings) if isinstance(opened, Source) else opened
     except UserError as error:
         raise error.under(field) from error.__cause__
 
 
-def _kind(settings: DataSettings) -> Kind:
+def check_settings(settings: DataSettings) -> Kind:
+    """How this set is read. Raises `UserError` for an unknown set and for settings that it needs or does not
+    use; looks at no file."""
     if ":" in settings.name:
         return USER
     kind = SETS.get(settings.name)
