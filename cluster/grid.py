@@ -1,5 +1,6 @@
 """A grid search in progress, and the driver that runs it in this process."""
 
+import json
 from collections.abc import Callable
 
 from cluster.barrier import Barrier, NoBarrier, Verdict
@@ -23,6 +24,7 @@ class Grid:
         if isinstance(recipe.stopping, AshaStopping):
             self.barrier = NoBarrier(self.recorder, asks, recipe.rungs)
         self.configs = search.configs(run.folder)
+        self._same = SameNumerics(run, recipe.allow_mixed)
         self.reports: list[Callable[[Report], None]] = []
 
     def replay(self) -> int:
@@ -39,9 +41,35 @@ class Grid:
         return sum(row.final for row in rows)
 
     def heard(self, report: Report) -> None:
-        """Pass a trial's report to whoever shows progress."""
+        """Check that a trial computes as the others do, and pass its report to whoever shows progress.
+
+        Raises `UserError` where it does not and the recipe does not allow it.
+        """
+        if report.numerics:
+            self._same.check(report.numerics)
         for listener in self.reports:
             listener(report)
+
+
+class SameNumerics:
+    """Holds a run to the numerics of its first report, which is kept in the run's folder."""
+
+    def __init__(self, run: Run, allow_mixed: bool) -> None:
+        self._run, self._allow_mixed = run, allow_mixed
+        path = run.folder / "numerics.json"
+        self._first: str | None = json.loads(path.read_text())["numerics"] if path.exists() else None
+
+    def check(self, found: str) -> None:
+        """Raise `UserError` for a trial that computes otherwise than the run began."""
+        if self._first is None:
+            self._run.write_json("numerics.json", {"numerics": found})
+            self._first = found
+        elif found != self._first and not self._allow_mixed:
+            raise UserError(
+                "allow_mixed", False, f"trials that compute as this run began ({self._first})",
+                f"One computes with {found}: its results could differ in the last bits. "
+                "--set allow_mixed=true accepts that.",
+            )  # fmt: skip
 
 
 def drive_local(grid: Grid) -> None:

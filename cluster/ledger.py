@@ -26,8 +26,8 @@ class Row(BaseModel):
     """One candidate at one rung. promoted: it goes on to the next rung; the other three are final.
 
     `curve` holds the metrics of each epoch since the candidate's last row, each with its ``epoch``.
-    `seconds` (of its own work so far), `place` and `time` (Unix milliseconds) say how it came about and
-    stand outside the digest.
+    `seconds` (of its own work so far), `place`, `time` (Unix milliseconds) and `numerics` (what computed
+    it) say how it came about and stand outside the digest.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +45,7 @@ class Row(BaseModel):
     seconds: float = 0.0
     place: str = ""
     time: int = 0
+    numerics: str = ""
 
     @property
     def label(self) -> str:
@@ -59,7 +60,7 @@ class Row(BaseModel):
 
     @property
     def digest(self) -> str:
-        return digest_of(self.model_dump(mode="json", exclude={"seconds", "place", "time"}))
+        return digest_of(self.model_dump(mode="json", exclude={"seconds", "place", "time", "numerics"}))
 
 
 class Ledger:

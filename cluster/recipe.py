@@ -174,7 +174,8 @@ class Tracking(Section):
 
 
 class Recipe(Section):
-    """A search. `metric` is maximised. `retries`: how often a candidate whose process died is tried again."""
+    """A search. `metric` is maximised. `retries`: how often a candidate whose process died is tried again.
+    `allow_mixed`: let CPUs, GPUs or torch builds differ between trials, whose last bits then may too."""
 
     version: Literal[1]
     name: str = Field(
@@ -190,6 +191,7 @@ class Recipe(Section):
     metric: Literal["validation_accuracy"] = "validation_accuracy"
     resources: Resources = Resources()
     retries: int = Field(3, ge=0)
+    allow_mixed: bool = False
     tracking: Tracking = Tracking()
     storage: Path = Path("runs")
 
@@ -225,7 +227,7 @@ class Recipe(Section):
     def digest(self) -> str:
         """Of what decides the results: not of where it runs, is stored or tracked, nor of where data lies."""
         places = {"data": {"path", "test_path", "workers"}}
-        apart = dict.fromkeys(("resources", "retries", "tracking", "storage"), True)
+        apart = dict.fromkeys(("resources", "retries", "allow_mixed", "tracking", "storage"), True)
         return digest_of(self.model_dump(mode="json", exclude={**apart, **places}))
 
 

@@ -62,4 +62,5 @@ class Recorder:
             seconds=report.seconds,
             place=report.place,
             time=report.time,
+            numerics=report.numerics,
         )

@@ -17,6 +17,7 @@ from networks.errors import UserError
 from networks.network import build_network
 from searchers.searcher import Candidate
 from trainers.data import Data, open_data
+from trainers.numerics import numerics
 from trainers.training import Trainer
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ def candidate_folder(run: Path, candidate: Candidate) -> Path:
 
 
 class Report(BaseModel):
-    """What a trial says after a step. `curve` holds the metrics of every epoch so far; `failed` is final."""
+    """What a trial says after a step. `curve` holds the metrics of every epoch so far; `failed` is final.
+    `numerics` says what computed it (cluster/numerics.py); empty when nothing was computed."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -53,6 +55,7 @@ class Report(BaseModel):
     seconds: float = 0.0
     place: str = ""
     time: int = 0
+    numerics: str = ""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -81,6 +84,7 @@ class TrainingTrial:
         self._seconds = 0.0
         self._repeat = False
         self._broken: Exception | None = None
+        self._numerics = ""
         self._trainer = None  # its memory is free before the next is built
         try:
             self._trainer = self._build(config)
@@ -118,6 +122,7 @@ class TrainingTrial:
         if self._data is None or self._data[0] != recipe.data:
             self._data = (recipe.data, open_data(recipe.data))
         data = self._data[1]
+        self._numerics = numerics(device, recipe.training.channels_last)
         architecture = recipe.space.build(data.image, len(data.classes)).decode(config.candidate.genes)
         seed = counter_seed(recipe.seed, "candidate", config.candidate.ask_index)
         return Trainer(build_network(architecture, seed), data, recipe.training, seed, device)
@@ -180,6 +185,7 @@ class TrainingTrial:
             seconds=self._seconds,
             place=place,
             time=time.time_ns() // 1_000_000,
+            numerics=self._numerics,
         )
         return report.model_copy(update=changes)
 

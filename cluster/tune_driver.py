@@ -83,10 +83,17 @@ class Consulting:
     grid: Grid
     barrier: Barrier | NoBarrier
     lost = False
+    refused: UserError | None = None
 
-    def hear(self, trial: Trial, result: dict[str, Any]) -> Report:
+    def hear(self, tune_controller: Any, result: dict[str, Any]) -> Report | None:
+        """The report; None when it is refused, which ends this experiment."""
         report = Report.model_validate_json(result["report"])
-        self.grid.heard(report)
+        try:
+            self.grid.heard(report)
+        except UserError as error:  # raised by `drive_tune`: Tune would wrap it
+            self.refused = error
+            tune_controller.request_stop_experiment()
+            return None
         return report
 
     def look_for_lost(self, tune_controller: Any) -> None:
@@ -116,7 +123,10 @@ class BarrierScheduler(Consulting, FIFOScheduler):
         self.grid, self.barrier = grid, barrier
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        verdict = self.barrier.arrive(self.hear(trial, result))
+        report = self.hear(tune_controller, result)
+        if report is None:
+            return self.STOP
+        verdict = self.barrier.arrive(report)
         return {"go": self.CONTINUE, "wait": self.PAUSE, "stop": self.STOP}[verdict]
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
@@ -148,7 +158,9 @@ class AshaScheduler(Consulting, AsyncHyperBandScheduler):
         self.grid, self.barrier, self._fifo = grid, barrier, FIFOScheduler()
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        report = self.hear(trial, result)
+        report = self.hear(tune_controller, result)
+        if report is None:
+            return self.STOP
         if report.status == "failed":
             self.barrier.end(report, "failed")
             return self.STOP
@@ -217,6 +229,8 @@ def _fit(grid: Grid) -> None:
         tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    if scheduler.refused is not None:
+        raise scheduler.refused
 
 
 def request(resources: Resources) -> dict[str, float]:

@@ -5,13 +5,17 @@ import io
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from unittest import mock
 
 import yaml
@@ -96,3 +100,55 @@ def weft(*arguments: str, cwd: Path) -> Ended:
         except SystemExit as end:
             code = end.code
     return Ended(int(str(code or 0)), out.getvalue(), err.getvalue())
+
+
+class Background:
+    """A command that runs while the test goes on, in a process group of its own."""
+
+    def __init__(self, command: list[str], cwd: Path, env: dict[str, str]) -> None:
+        self._output = (cwd / f"output-{uuid.uuid4().hex[:8]}.txt").open("w+")
+        self.process = subprocess.Popen(
+            command, cwd=cwd, env=env, stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self._output.close()
+
+    def signal_all(self, number: signal.Signals) -> None:
+        """To the whole group, as a terminal does."""
+        os.killpg(self.process.pid, number)
+
+    def output(self) -> str:
+        self._output.seek(0)
+        return self._output.read()
+
+
+def wait_until(condition: Callable[[], bool], timeout: float, what: str) -> None:
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, f"{what}: not within {timeout:g} s"
+        time.sleep(0.02)
+
+
+def processes_of(env: dict[str, str]) -> list[str]:
+    """The command lines of all processes that were started with this environment, or by such."""
+    mark = f"HOME={env['HOME']}".encode()
+    found = []
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
+            if folder.name.isdigit() and mark in (folder / "environ").read_bytes().split(b"\0"):
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in found if line]  # one that is dead and not yet waited for has no command line
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -206,3 +206,19 @@ def test_more_than_the_cluster_has_is_refused_at_once(shared_ray: None) -> None:
         check_room(Resources(gpus=8))
     with pytest.raises(UserError, match=r"resources\.cpus: 64.*at most 2"):
         check_room(Resources(cpus=64))
+
+
+def test_trials_that_compute_otherwise_are_not_mixed_unasked(
+    recipe: Recipe, undisturbed: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = new_grid(recipe)
+    grid.reports.append(interrupt_after(3))
+    with pytest.raises(Interrupted):
+        drive_local(grid)
+    monkeypatch.setattr("cluster.trial.numerics", lambda *_: "torch 9, AVX9")
+    with pytest.raises(UserError, match=r"allow_mixed: False.*this run began \(torch .*torch 9, AVX9"):
+        drive_local(resumed_grid(recipe))
+    again = resumed_grid(recipe.model_copy(update={"allow_mixed": True}))
+    drive_local(again)
+    assert again.run.ledger.digest() == undisturbed.run.ledger.digest()
+    assert {row.numerics for row in again.run.ledger.rows()} >= {"torch 9, AVX9"}
