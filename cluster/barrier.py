@@ -48,7 +48,7 @@ class Barrier:
             return "stop"
         mark = self._rungs[self._rung[ask]]
         if report.status == "running" and report.epoch < mark:
-            return "go"
+            return self.verdict(ask)
         if report.epoch > mark:
             raise RuntimeError(f"candidate {ask} is at epoch {report.epoch}, past its rung at {mark}")
         self._arrived[ask] = report

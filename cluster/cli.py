@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import shlex
+import signal
+import socket
 import subprocess
 import sys
 import warnings
@@ -166,9 +168,22 @@ def ui(
     if uri.startswith("http"):
         out.print(f"this run is in the MLflow at {uri}")
         return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError("--port", port, "a free port of this machine", f"{error.strerror}.") from None
     out.print(f"MLflow at http://127.0.0.1:{port} (Ctrl-C ends it)")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)]
-    raise typer.Exit(subprocess.call(command))
+    # In a session of its own: Ctrl-C would make MLflow print tracebacks, and a request to end does not.
+    server = subprocess.Popen([*command, "--workers", "1"], start_new_session=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        raise typer.Exit(server.wait())
+    except KeyboardInterrupt:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
 
 
 @app.command()

@@ -56,8 +56,8 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
     """Weights of convolutions and linear layers decay; biases, BN and edge values do not."""
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
-    for name, parameter in network.named_parameters():
-        (decayed if parameter.ndim > 1 and not name.endswith("edge_values") else free).append(parameter)
+    for parameter in network.parameters():
+        (decayed if parameter.ndim > 1 else free).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 

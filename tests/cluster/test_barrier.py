@@ -131,7 +131,8 @@ def test_any_order_of_reports_and_deaths_gives_the_same_ledger(
             elif luck < deaths:  # a trial dies, here also one that waits or has ended, and repeats itself
                 ask = draws.randrange(plan.candidates)
                 if world.checkpoint[ask]:
-                    world.barrier.arrive(plan.report(ask, world.checkpoint[ask]))
+                    told = world.barrier.arrive(plan.report(ask, world.checkpoint[ask]))
+                    assert told == world.barrier.verdict(ask)
             else:
                 world.step(draws.choice(world.barrier.open))
             if len(world.ledger.segments()) > segments:
@@ -221,7 +222,7 @@ def test_the_last_rung_is_written_in_ask_order_and_nobody_waits(tmp_path: Path) 
     assert held.done
 
 
-def test_the_lowest_rung_runs_first(tmp_path: Path) -> None:
+def test_those_who_go_on_run_in_ask_order(tmp_path: Path) -> None:
     held, _ = barrier(tmp_path, 4, [1, 2, 4])
     for ask in range(4):
         held.arrive(report(ask, 1, accuracy=ask / 10))

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -148,6 +149,16 @@ def test_ui_points_to_a_server(tmp_path: Path) -> None:
     uri = "http://127.0.0.1:9"
     Run.create(Search.of(small_recipe(tmp_path / "runs", tracking={"uri": uri})))
     assert weft("ui", "small", cwd=tmp_path).out == f"this run is in the MLflow at {uri}\n"
+
+
+def test_ui_needs_a_free_port(folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ended = weft("ui", "small", "--port", str(port), cwd=folder)
+    assert ended.code == 2
+    assert f"--port: {port} cannot be used; allowed: a free port" in ended.err
 
 
 # Tables and progress -------------------------------------------------------------------------------------

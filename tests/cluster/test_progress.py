@@ -101,6 +101,7 @@ def test_more_epochs_than_planned_leave_no_time_below_0(tmp_path: Path, time: Cl
         time.now += 10
         for ask in range(6):
             progress.heard(report(ask, 4))
+            time.now += 10
         assert progress.line().plain.endswith("epoch 24 of about 13, 0:00 left")
 
 

@@ -219,7 +219,9 @@ def test_a_gradient_that_is_no_number_does_not_stay_hidden(
 # Resume ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("stop", "channels_last"), [(1, True), (5, True), (7, True), (9, True), (5, False)])
+@pytest.mark.parametrize(
+    ("stop", "channels_last"), [(0, True), (1, True), (5, True), (7, True), (9, True), (5, False)]
+)
 def test_a_resumed_training_is_bit_equal_to_an_undisturbed_one(
     data: Data, stop: int, channels_last: bool
 ) -> None:
@@ -319,6 +321,18 @@ def test_no_global_random_state_is_read_or_changed(data: Data) -> None:
     assert_bit_equal(*states)
 
 
+def test_every_step_drops_edges_of_its_own(data: Data) -> None:
+    trainer, drawn = trainer_for(data, regular=True, seed=6), trainer_for(data, regular=True).network
+    seen = set()
+    for step in range(12):
+        trainer.train_steps(1)
+        drawn.new_step(6, step)
+        dropped = [stage.dropped for stage in trainer.network.graph_stages]
+        assert dropped == [stage.dropped for stage in drawn.graph_stages]
+        seen.add(tuple(dropped))
+    assert len(seen) > 6
+
+
 def test_the_trainers_seed_decides_the_order_of_images(data: Data) -> None:
     one, other = trainer_for(data, seed=1), trainer_for(data, seed=2)
     assert one.train_steps(1)["train_loss"] != other.train_steps(1)["train_loss"]
@@ -367,7 +381,7 @@ def test_evaluation_does_not_depend_on_the_batch_size() -> None:
 def test_digits_are_learnt() -> None:
     digits = open_data(DataSettings())
     settings = TrainingSettings(epochs=5, batch_size=64, warmup_epochs=0.5)
-    trainer = Trainer(network_for(digits, nodes=5, channels=6), digits, settings, 0)
+    trainer = Trainer(network_for(digits, nodes=6, channels=8), digits, settings, 0)
     before = trainer.evaluate("validation")["validation_accuracy"]
     losses = [trainer.train_epoch()["train_loss"] for _ in range(5)]
     assert before < 0.3
