@@ -65,7 +65,7 @@ def search(recipe: Recipe, place: Place, console: Console, *, resume: bool = Fal
     )
     prepared = Search.of(recipe)
     kept = Run.resumable(prepared) if resume else None
-    with _connection(recipe, place):
+    with _connection(recipe, place, console):
         run = kept or Run.create(prepared)
         with run.lock(), _interruptible():
             console.print(f"{run.name}: {len(prepared.entrants)} candidates, in {run.folder}")
@@ -84,7 +84,7 @@ def _check_place(recipe: Recipe, place: Place) -> None:
 
 
 @contextmanager
-def _connection(recipe: Recipe, place: Place) -> Iterator[None]:
+def _connection(recipe: Recipe, place: Place, console: Console) -> Iterator[None]:
     if place.local:
         context: Any = nullcontext()
     else:
@@ -92,6 +92,7 @@ def _connection(recipe: Recipe, place: Place) -> Iterator[None]:
             from cluster.tune_driver import connected
         except ModuleNotFoundError as error:
             raise UserError("--local", False, "true where ray is not installed", str(error)) from None
+        console.print("starting Ray" if place.address is None else f"joining Ray at {place.address}")
         context = connected(recipe.resources, place.address)
     with context:
         yield

@@ -18,7 +18,7 @@ PLAIN_EVERY = 10.0  # seconds between plain lines
 
 
 class Progress:
-    """Hears of reports and committed rows; shows candidates done / running / stopped, best, time left.
+    """Hears of reports and committed rows; shows who is done, runs, waits or stopped, the best, time left.
 
     Time left counts epochs: those that are planned if nothing fails, at the pace since the first report, so
     that the start of Ray does not count.
@@ -32,6 +32,8 @@ class Progress:
         self._planned = planned_epochs(candidates, marks, eta)
         self._epochs: dict[int, int] = {}
         self._ended: dict[int, str] = {}
+        self._marks = set(marks[:-1])
+        self._waiting: set[int] = set()
         self._best: tuple[float, str] | None = None
         self._started = self._said = time.monotonic()
         self._first: tuple[float, int] | None = None  # time and epochs of the first report
@@ -60,6 +62,10 @@ class Progress:
     def heard(self, report: Report) -> None:
         with self._lock:
             self._epochs[report.ask_index] = max(report.epoch, self._epochs.get(report.ask_index, 0))
+            if report.epoch in self._marks and report.status == "running":
+                self._waiting.add(report.ask_index)
+            else:
+                self._waiting.discard(report.ask_index)
             if self._first is None:
                 self._first = (time.monotonic(), sum(self._epochs.values()))
         self._say()
@@ -69,6 +75,7 @@ class Progress:
             for row in rows:
                 ask = row.candidate.ask_index
                 self._epochs[ask] = max(row.epoch, self._epochs.get(ask, 0))
+                self._waiting.discard(ask)
                 if row.final:
                     self._ended[ask] = row.status
                 value = row.metrics.get(self._metric)
@@ -79,12 +86,11 @@ class Progress:
     def line(self) -> Text:
         with self._lock:
             ended = list(self._ended.values())
-            open_now = sum(ask not in self._ended for ask in self._epochs)
-            counts = [
-                f"{ended.count('ok')} done",
-                f"{open_now} in training",
-                f"{ended.count('stopped')} stopped",
-            ]
+            running = sum(ask not in self._ended and ask not in self._waiting for ask in self._epochs)
+            counts = [f"{ended.count('ok')} done", f"{running} running"]
+            if self._waiting:
+                counts.append(f"{len(self._waiting)} waiting for their rung")
+            counts.append(f"{ended.count('stopped')} stopped")
             if "failed" in ended:
                 counts.append(f"{ended.count('failed')} failed")
             parts = [f"{len(ended)}/{self._candidates} candidates", ", ".join(counts)]

@@ -100,10 +100,14 @@ class Architecture(BaseModel):
             stage, graph = self.stages[position], self.graph(position)
             if len(graph.inputs) != 1:
                 raise UserError(f"{where}.graph.inputs", graph.inputs, "one input")
-            for node in graph.nodes:
-                if node.aggregation == "concat" and len(graph.incoming[node.id]) > 1:
-                    raise UserError(f"{where}: node {node.id}: aggregation", "concat", "sum, weighted_sum, mean",
-                                    "Widths that add up are not built yet.")  # fmt: skip
+            joined = [
+                n.id for n in graph.nodes if n.aggregation == "concat" and len(graph.incoming[n.id]) > 1
+            ]
+            if joined:
+                fix = (
+                    f"Node {joined[0]} has several inputs, whose widths would add up: that is not built yet."
+                )
+                raise UserError(f"{where}.graph.aggregation", "concat", "sum, weighted_sum, mean", fix)
             self._check_rule(where, stage, graph)
         return self
 

@@ -5,10 +5,10 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from networks.architecture import Architecture, Head, Shape, Stage, Stem, StemKind
-from networks.errors import UserError
+from networks.errors import UserError, nearest
 from networks.generators import RandomGraph, Wiring
 from networks.graph import Edge, Graph, Node
-from networks.operations import OPERATIONS, find_operation
+from networks.operations import OPERATIONS
 
 Regime = Literal["small", "regular", "cifar"]
 
@@ -77,9 +77,9 @@ class RandWireSettings(BaseModel):
     @field_validator("operation")
     @classmethod
     def _resizes(cls, name: str) -> str:
-        if not find_operation(name, "").resizes:
-            resizing = [known.name for known in OPERATIONS.values() if known.resizes]
-            raise UserError("", name, f"operations that can change the size: {', '.join(resizing)}")
+        resizing = [known.name for known in OPERATIONS.values() if known.resizes]
+        if name not in resizing:
+            raise UserError("", name, ", ".join(sorted(resizing)), nearest(name, resizing))
         return name
 
 

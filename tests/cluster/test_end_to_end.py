@@ -150,7 +150,7 @@ def test_ctrl_c_stops_and_a_resumed_search_is_the_same(
         search.signal_all(signal.SIGINT)
         pressed = time.monotonic()
         assert search.process.wait(30) == 130
-        assert time.monotonic() - pressed < 15  # measured: 4 to 6 s alone on 2 cores
+        assert time.monotonic() - pressed < 15  # seconds, also on a busy machine
         said = search.output()
     advice = "weft search small.yaml --set resources.workers=2 --resume"
     assert said.splitlines()[-1].endswith(f"To go on: {advice}")
