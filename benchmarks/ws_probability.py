@@ -60,14 +60,15 @@ def draw(found: dict[float, list[float]]) -> Figure:
     return figure
 
 
-def page(found: dict[float, list[float]], run: Run, rows: list[Row], seconds: float | None) -> str:
+def page(found: dict[float, list[float]], run: Run, rows: list[Row], commit: str) -> str:
     """docs/ws_probability.md."""
     last = newest(rows)
-    costs = {row.names["p"]: (row.cost.params, row.cost.macs) for row in last}
-    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip()
+    costs = {p: [row.cost for row in last if row.names["p"] == p] for p in found}
     table = [
         f"| {p:g} | {statistics.mean(some):.2f} | {statistics.stdev(some):.2f} | "
-        f"{', '.join(f'{value:.1f}' for value in some)} | {costs[p][0]:,} | {costs[p][1] / 1e6:.2f} |"
+        f"{', '.join(f'{value:.1f}' for value in some)} | "
+        f"{statistics.mean(cost.params for cost in costs[p]):,.0f} | "
+        f"{statistics.mean(cost.macs for cost in costs[p]) / 1e6:.2f} |"
         for p, some in found.items()
     ]
     trained = sum(row.seconds for row in last) / 60
@@ -77,7 +78,7 @@ def page(found: dict[float, list[float]], run: Run, rows: list[Row], seconds: fl
             "",
             "![validation accuracy against P](ws_probability.png)",
             "",
-            "| P | mean % | deviation | seeds | params (last seed) | MACs (M) |",
+            "| P | mean % | deviation | seeds | mean params | mean MACs (M) |",
             "|---|---|---|---|---|---|",
             *table,
             "",
@@ -92,7 +93,6 @@ def page(found: dict[float, list[float]], run: Run, rows: list[Row], seconds: fl
             "",
             f"{time.strftime('%Y-%m-%d')}, commit {commit}, {platform.machine()} CPU, one thread, torch in "
             f"float32; {trained:.0f} minutes of training in all"
-            + ("" if seconds is None else f", {seconds / 60:.0f} minutes from start to report")
             + f". Ledger digest `{run.ledger.digest()}`.",
             "",
         ]
@@ -119,19 +119,20 @@ def main() -> None:
     parser.add_argument("--storage", type=Path, default=Path("runs"))
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--run", type=Path, help="only draw: the folder of a finished run")
+    parser.add_argument("--commit", help="what that run was made with (default: what is checked out)")
     options = parser.parse_args()
-    started = time.monotonic()
     if options.run is not None:
-        run, seconds = Run(options.run), None
+        run = Run(options.run)
     else:
         changes = [f"data.path={options.data.resolve()}", f"storage={options.storage}"]
         recipe = load_recipe("ws_probability_cifar10", changes)
         run = search(recipe, Place(local=True), Console(), resume=options.resume).run
-        seconds = time.monotonic() - started
     rows = list(run.ledger.rows())
     found = points(rows)
+    checked_out = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip()
+    commit = options.commit or checked_out
     save_figure(draw(found), DOCS / "ws_probability.png")
-    (DOCS / "ws_probability.md").write_text(page(found, run, rows, seconds))
+    (DOCS / "ws_probability.md").write_text(page(found, run, rows, commit))
 
 
 if __name__ == "__main__":
