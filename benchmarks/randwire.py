@@ -36,6 +36,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cluster.version import code_version
 from networks.architecture import Shape
 from networks.folding import fold_batch_norm
 from networks.generators import WattsStrogatz
@@ -299,7 +300,7 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
     if options.record:
-        record(rows, options.device)
+        record(rows, options)
 
 
 def line(row: dict[str, Any]) -> str:
@@ -310,16 +311,15 @@ def line(row: dict[str, Any]) -> str:
     return f"{place} {row['variant']:14} {row['ratio']:.3f} {cost}"
 
 
-def record(rows: list[dict[str, Any]], device: str) -> None:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
-    dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True).stdout
-    hardware = torch.cuda.get_device_name() if device == "cuda" else _processor()
+def record(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    hardware = torch.cuda.get_device_name() if options.device == "cuda" else _processor()
+    malloc = {"raised": "raised for all variants", "default": "as they are"}[options.malloc]
+    given = [word for word in sys.argv[1:] if word != str(options.json) and not word.startswith("--json")]
     when = datetime.datetime.now(datetime.UTC).date()
     entry = [
         f"\n## {when}: executors of RandWire stages",
-        f"\n{hardware}, torch {torch.__version__}, Python {platform.python_version()}; commit "
-        f"{commit.strip()}{' with changes' if dirty else ''}; "
-        f"`python -m benchmarks.randwire {' '.join(sys.argv[1:])}`\n",
+        f"\n{hardware}, torch {torch.__version__}, Python {platform.python_version()}; malloc thresholds of "
+        f"times {malloc}; commit {code_version()}; `python -m benchmarks.randwire {' '.join(given)}`\n",
         "```\n" + "\n".join(map(line, rows)) + "\n```",
     ]
     with RESULTS.open("a") as file:

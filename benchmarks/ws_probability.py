@@ -10,7 +10,6 @@ import argparse
 import os
 import platform
 import statistics
-import subprocess
 import time
 from pathlib import Path
 
@@ -119,7 +118,7 @@ def main() -> None:
     parser.add_argument("--storage", type=Path, default=Path("runs"))
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--run", type=Path, help="only draw: the folder of a finished run")
-    parser.add_argument("--commit", help="what that run was made with (default: what is checked out)")
+    parser.add_argument("--commit", help="what an older run was made with; newer ones say it themselves")
     options = parser.parse_args()
     if options.run is not None:
         run = Run(options.run)
@@ -129,8 +128,9 @@ def main() -> None:
         run = search(recipe, Place(local=True), Console(), resume=options.resume).run
     rows = list(run.ledger.rows())
     found = points(rows)
-    checked_out = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip()
-    commit = options.commit or checked_out
+    commit = run.about.get("commit", options.commit)
+    if commit is None:
+        parser.error(f"{run.name} does not say its commit: give --commit")
     save_figure(draw(found), DOCS / "ws_probability.png")
     (DOCS / "ws_probability.md").write_text(page(found, run, rows, commit))
 

@@ -81,6 +81,12 @@ class Barrier:
         return set(self._rung) - self._final
 
     @property
+    def to_run(self) -> list[int]:
+        """Candidates that need a trial: neither final nor failed while their rung is open. Ascending."""
+        failed = {ask for ask, report in self._arrived.items() if report.status == "failed"}
+        return sorted(self.unfinished - failed)
+
+    @property
     def done(self) -> bool:
         return not self.unfinished
 
@@ -147,6 +153,10 @@ class NoBarrier:
 
     def verdict(self, ask: int) -> Verdict:
         return "go" if ask in self.unfinished else "stop"
+
+    @property
+    def to_run(self) -> list[int]:
+        return sorted(self.unfinished)
 
     @property
     def done(self) -> bool:

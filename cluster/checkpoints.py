@@ -38,7 +38,7 @@ class CheckpointStore:
 
         Checkpoints of later epochs go too: who saves an earlier one again could not use them.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         body = save(plain)
         weights, note = self._files(epoch)
@@ -82,10 +82,28 @@ class CheckpointStore:
 
 
 def write_atomically(path: Path, body: bytes) -> None:
-    """The file appears whole or not at all."""
+    """The file appears whole or not at all, and is there after a power cut."""
     draft = path.with_name(f".{path.name}.draft")
     with draft.open("wb") as file:
         file.write(body)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
+    sync_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """The folder and those above it, there after a power cut."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        sync_folder(made.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk: syncing a file does not promise that its name stays."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,9 +1,10 @@
-"""The command line: `weft search | describe | show | ui | damage`."""
+"""The command line: `weft search | describe | show | ui | sync | damage`."""
 
 import json
 import logging
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -72,7 +73,13 @@ def search(
         with naming_recipe(recipe, changes):
             outcome = search(parsed, Place(local, address), err if as_json else out, resume=resume)
     except Interrupted as stop:
-        again = ["weft", "search", recipe, *(word for change in changes for word in ("--set", change))]
+        if stop.run.ending == "FINISHED":
+            err.print(
+                f"{stop.run.name} is complete; MLflow or the report may lack something: "
+                f"{_command()} sync {shlex.quote(str(_relative(stop.run.folder)))}"
+            )
+            raise typer.Exit(130) from None
+        again = [_command(), "search", recipe, *(word for change in changes for word in ("--set", change))]
         again += ["--local"] * local + (["--address", address] if address else []) + ["--resume"]
         err.print(f"{stop.run.name} is stopped; all finished epochs are kept. To go on: {shlex.join(again)}")
         raise typer.Exit(130) from None
@@ -89,7 +96,7 @@ def search(
         if picture.exists():
             out.print(f"picture of the best graph: {_relative(picture)}")
         out.print(f"report: {_relative(folder / 'report.md')}")
-        out.print(f"in MLflow: weft ui {shlex.quote(str(_relative(folder)))}")
+        out.print(f"in MLflow: {_command()} ui {shlex.quote(str(_relative(folder)))}")
     if found["failed"] == found["candidates"]:
         err.print("every candidate failed")
         raise typer.Exit(1)
@@ -164,7 +171,7 @@ def ui(
     """Open MLflow on a run's database (Ctrl-C ends it)."""
     from cluster.run import Run
 
-    uri = Run.find(run, storage).about["tracking_uri"]
+    uri = Run.find(run, storage).tracking_uri
     if uri.startswith("http"):
         out.print(f"this run is in the MLflow at {uri}")
         return
@@ -184,6 +191,15 @@ def ui(
     except KeyboardInterrupt:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait()
+
+
+@app.command()
+def sync(run: RunName, storage: Storage = Path("runs")) -> None:
+    """Write to MLflow what it has not taken yet."""
+    from cluster.run import Run
+    from cluster.writer import main as write
+
+    raise typer.Exit(write([str(Run.find(run, storage).folder)]))
 
 
 @app.command()
@@ -223,6 +239,14 @@ def print_failures(found: dict[str, Any]) -> None:
 
 def print_json(found: dict[str, Any]) -> None:
     print(json.dumps(found))
+
+
+def _command() -> str:
+    """How this program was started, so that what is printed can be typed."""
+    own, found = Path(sys.argv[0]), shutil.which("weft")
+    if own.name != "weft" or (found is not None and Path(found).resolve() == own.resolve()):
+        return "weft"
+    return shlex.quote(str(_relative(own.absolute())))
 
 
 def _relative(path: Path) -> Path:

@@ -25,21 +25,20 @@ def damage_report(run_name: str, candidate: str, storage: Path, console: Console
             "CANDIDATE", candidate, f"0 to {len(rows) - 1}, or an id that weft show {run.name} lists"
         )
     row = chosen[0]
-    config = TrialConfig(recipe=run.recipe, folder=run.folder, candidate=row.candidate)
-    if config.checkpoints.newest() is None:
+    trial = TrainingTrial()
+    trial.setup(TrialConfig(recipe=run.recipe, folder=run.folder, candidate=row.candidate))
+    trainer = trial.trainer
+    if not trial.epoch:
         raise UserError(
             "CANDIDATE", candidate, "a candidate with a checkpoint", f"There is none in {run.name}."
         )
-    trial = TrainingTrial()
-    trial.setup(config)
-    trainer = trial.trainer
 
     def accuracy() -> float:
         return trainer.evaluate("validation")["validation_accuracy"]
 
     undamaged = accuracy()
     total = sum(len(removals(stage.graph)) for stage in trainer.network.graph_stages)
-    study = damage_study(trainer.network, accuracy)
+    study = damage_study(trainer.network, accuracy, undamaged)
     found = list(track(study, "removing nodes and edges", total, console=console, transient=True))
     picture = run.pictures / f"damage-{row.candidate.ask_index:06d}.png"
     save_figure(draw_damage(found), picture)

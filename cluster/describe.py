@@ -2,18 +2,22 @@
 
 import statistics
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from cluster.recipe import HalvingStopping, Recipe
-from networks.architecture import Architecture, Shape
+from networks.architecture import Architecture
 from networks.complexity import Complexity
 from networks.counters import counter_generator
 from networks.network import build_network
 from networks.spaces.randwire import RandWireSpace
+from networks.spaces.space import Genes
 from searchers.halving import planned_epochs
-from trainers.data import open_data
+from trainers.data import Data, open_data
+from trainers.training import Trainer
 
 PROBE_MACS = 4e9  # multiply-adds of one probe's forward pass: a few seconds of one core
 PROBE_STEPS = 2  # the first warms up
@@ -33,10 +37,12 @@ def describe(recipe: Recipe, graphs: int | None = None) -> dict[str, Any]:
         data = open_data(recipe.data)
         images = data.sizes["train"]
         space = section.build(data.image, len(data.classes))
-    settings = _settings(space, graphs)
-    example = space.decode(next(space.enumerate()))
+    costs = {genes: space.decode(genes).complexity() for genes in space.enumerate()}
+    settings = _settings(space, costs, graphs)
+    middle = sorted(costs, key=lambda genes: (costs[genes].macs, genes))[len(costs) // 2]
+    example = space.decode(middle)
     probe, device = measure_step(example, recipe)
-    candidates = space.size
+    candidates = len(costs)
     halving = recipe.stopping if isinstance(recipe.stopping, HalvingStopping) else None
     epochs = (
         planned_epochs(candidates, recipe.rungs, halving.eta)
@@ -60,15 +66,17 @@ def describe(recipe: Recipe, graphs: int | None = None) -> dict[str, Any]:
     }
 
 
-def _settings(space: RandWireSpace, graphs: int | None) -> list[dict[str, Any]]:
+def _settings(
+    space: RandWireSpace, costs: Mapping[Genes, Complexity], graphs: int | None
+) -> list[dict[str, Any]]:
     """Mean and sample deviation of params and MACs for each generator setting."""
-    costs: dict[str, list[Complexity]] = {}
-    for genes in space.enumerate():
+    by_setting: dict[str, list[Complexity]] = {}
+    for genes, cost in costs.items():
         generator = space.generator(genes)
         if graphs is None:
-            costs.setdefault(generator.label, []).append(space.decode(genes).complexity())
-        elif generator.label not in costs:
-            costs[generator.label] = [
+            by_setting.setdefault(generator.label, []).append(cost)
+        elif generator.label not in by_setting:
+            by_setting[generator.label] = [
                 space.template.architecture(generator, seed).complexity() for seed in range(1, graphs + 1)
             ]
     return [
@@ -81,7 +89,7 @@ def _settings(space: RandWireSpace, graphs: int | None) -> list[dict[str, Any]]:
                 for name, measure in (("mean", statistics.mean), ("deviation", _deviation))
             },
         }
-        for label, some in costs.items()
+        for label, some in by_setting.items()
     ]
 
 
@@ -89,25 +97,44 @@ def _deviation(values: list[int]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
+class _Noise:
+    """A training set of one batch, always the same: as much work as any other, and no file is read."""
+
+    def __init__(self, architecture: Architecture, batch: int, seed: int) -> None:
+        draws = counter_generator(seed, "describe")
+        self.x = torch.randn(batch, *architecture.image, generator=draws)
+        self.y = torch.arange(batch) % architecture.classes
+
+    def to(self, device: torch.device | str) -> "_Noise":
+        self.x, self.y = self.x.to(device), self.y.to(device)
+        return self
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        return 1
+
+    def train_batch(self, seed: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        return self.x, self.y
+
+
 def measure_step(architecture: Architecture, recipe: Recipe) -> tuple[float, str]:
-    """Seconds that training takes for one image, from a few steps on noise with one thread or GPU, and the
-    device: cuda only where the recipe asks for a GPU and this machine has one."""
+    """Seconds that training takes for one image, from a few of the trainer's own steps on noise with one
+    thread or GPU, in the recipe's precision, and the device: cuda only where the recipe asks for a GPU and
+    this machine has one."""
     device = "cuda" if recipe.resources.gpus and torch.cuda.is_available() else "cpu"
+    batch = max(2, min(recipe.training.batch_size, int(PROBE_MACS / architecture.complexity().macs)))
+    changes: dict[str, Any] = {"lr": 1e-6}  # no slower than any other, and nothing diverges
+    if device == "cpu":
+        changes["precision"] = "auto"  # mixed is refused here
+    settings = recipe.training.model_copy(update=changes)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        batch = max(2, min(recipe.training.batch_size, int(PROBE_MACS / architecture.complexity().macs)))
-        network = build_network(architecture, recipe.seed).to(device).train()
-        shape = Shape(*architecture.image)
-        x = torch.randn(batch, *shape, generator=counter_generator(recipe.seed, "describe")).to(device)
-        x = x.contiguous(memory_format=torch.channels_last)
+        noise = cast(Data, _Noise(architecture, batch, recipe.seed))
+        trainer = Trainer(build_network(architecture, recipe.seed), noise, settings, recipe.seed, device)
         times = []
-        for step in range(PROBE_STEPS):
+        for _ in range(PROBE_STEPS):
             started = time.perf_counter()
-            network.new_step(recipe.seed, step)
-            network(x).sum().backward()
-            if device == "cuda":
-                torch.cuda.synchronize()
+            trainer.train_steps(1)  # reads its loss back, so a GPU has done the work by then
             times.append(time.perf_counter() - started)
     finally:
         torch.set_num_threads(threads)

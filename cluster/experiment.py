@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from cluster.checkpoints import CheckpointStore
 from cluster.grid import Grid, drive_local
-from cluster.pictures import draw_architecture, draw_curves, draw_leaders, save_figure
+from cluster.pictures import draw_architecture, draw_curves, draw_leaders, save_figure, trained_weights
 from cluster.preparation import Search
 from cluster.progress import Progress
 from cluster.recipe import AshaStopping, Recipe
@@ -19,7 +20,7 @@ from cluster.recipe_errors import together
 from cluster.report import markdown, rank, report
 from cluster.run import Ending, Run, check_storage
 from cluster.tracker import WriterProcess, check_tracking
-from cluster.trial import trial_device
+from cluster.trial import candidate_folder, trial_device
 from networks.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -64,12 +65,19 @@ def search(recipe: Recipe, place: Place, console: Console, *, resume: bool = Fal
         )
     )
     prepared = Search.of(recipe)
-    kept = Run.resumable(prepared) if resume else None
-    with _connection(recipe, place, console):
-        run = kept or Run.create(prepared)
-        with run.lock(), _interruptible():
-            console.print(f"{run.name}: {len(prepared.entrants)} candidates, in {run.folder}")
-            return _drive(prepared, run, place, console)
+    run = Run.resumable(prepared) if resume else None
+    try:
+        with _connection(recipe, place, console), _interruptible():
+            run = run or Run.create(prepared)
+            with run.lock():
+                if resume:
+                    run.adopt(recipe)
+                console.print(f"{run.name}: {len(prepared.entrants)} candidates, in {run.folder}")
+                return _drive(prepared, run, place, console)
+    except KeyboardInterrupt:
+        if run is None:
+            raise
+        raise Interrupted(run) from None
 
 
 def _check_place(recipe: Recipe, place: Place) -> None:
@@ -114,7 +122,7 @@ def _interruptible() -> Iterator[None]:
 
 def _drive(prepared: Search, run: Run, place: Place, console: Console) -> Outcome:
     grid = Grid(prepared, run)
-    progress = Progress(console, prepared.recipe, len(prepared.entrants))
+    progress = Progress(console, prepared.recipe, len(prepared.entrants), lambda: len(grid.running))
     grid.recorder.listeners.append(progress.committed)
     grid.reports.append(progress.heard)
     kept = grid.replay()
@@ -134,12 +142,14 @@ def _drive(prepared: Search, run: Run, place: Place, console: Console) -> Outcom
         ending = "FINISHED"
     except KeyboardInterrupt:
         ending = "KILLED"
-        raise Interrupted(run) from None
+        raise
     finally:
-        found = write_report(run, prepared, pictures=ending == "FINISHED")
-        run.finish(ending)
-        patience = DRAIN_S if ending == "FINISHED" else DRAIN_AFTER_STOP_S
-        _drain(writer, patience, console)
+        try:
+            found = write_report(run, prepared, pictures=ending == "FINISHED")
+        finally:  # whatever becomes of pictures, the search has ended as it did
+            run.finish(ending)
+            patience = DRAIN_S if ending == "FINISHED" else DRAIN_AFTER_STOP_S
+            _drain(writer, patience, console)
     return Outcome(run, found)
 
 
@@ -156,7 +166,7 @@ def _drain(writer: WriterProcess, patience: float, console: Console) -> None:
                 left, moved = writer.outbox, now
     console.print(
         f"MLflow has not taken everything of {writer.run.name}; nothing is lost. The writer goes on in the "
-        f"background, until MLflow fails for a minute. After that: python -m cluster.writer {writer.run}"
+        f"background, until MLflow fails for a minute. After that: weft sync {writer.run.name}"
     )
 
 
@@ -195,7 +205,10 @@ def write_report(run: Run, prepared: Search, *, pictures: bool) -> dict[str, Any
         for place, row in enumerate(rank(rows, recipe.metric)[:PICTURED], 1):
             title = f"{row.label}: {_score(row.metrics, recipe.metric)}"
             names.append(f"best-{place}.png")
-            figure = draw_architecture(prepared.space.decode(row.candidate.genes), title)
+            architecture = prepared.space.decode(row.candidate.genes)
+            trained = CheckpointStore(candidate_folder(run.folder, row.candidate)).newest()
+            weights = None if trained is None else trained_weights(architecture, trained.tensors)
+            figure = draw_architecture(architecture, title, weights)
             save_figure(figure, run.pictures / names[-1])
         for name, figure in (
             ("settings.png", draw_leaders(rows, recipe.metric)),

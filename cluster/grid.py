@@ -1,7 +1,9 @@
 """A grid search in progress, and the driver that runs it in this process."""
 
 import json
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
 
 from cluster.barrier import Barrier, NoBarrier, Verdict
 from cluster.preparation import Search
@@ -24,6 +26,9 @@ class Grid:
         if isinstance(recipe.stopping, AshaStopping):
             self.barrier = NoBarrier(self.recorder, asks, recipe.rungs)
         self.configs = search.configs(run.folder)
+        self.last: dict[int, Report] = {}  # by ask index
+        self.deaths: Counter[int] = Counter()  # of processes, by ask index
+        self.running: Collection[int] = ()  # ask indices; the driver keeps it
         self._same = SameNumerics(run, recipe.allow_mixed)
         self.reports: list[Callable[[Report], None]] = []
 
@@ -40,13 +45,29 @@ class Grid:
             listener(rows)
         return sum(row.final for row in rows)
 
-    def heard(self, report: Report) -> None:
-        """Check that a trial computes as the others do, and pass its report to whoever shows progress.
+    def died(self, ask: int, times: int, why: str) -> None:
+        """A candidate's process died. It is given up when that happened more often than `retries`."""
+        self.deaths[ask] += times
+        if self.deaths[ask] <= self.search.recipe.retries:
+            return
+        last = self.last.get(ask, Report(ask_index=ask, epoch=0))
+        reason = f"its process died {self.deaths[ask]} times{why}"
+        changes = {"status": "failed", "reason": reason, "time": time.time_ns() // 1_000_000}
+        self.barrier.fail(last.model_copy(update=changes))
 
-        Raises `UserError` where it does not and the recipe does not allow it.
+    def heard(self, report: Report) -> None:
+        """Check that a trial computes as the others do, on the same images; then pass its report on.
+
+        Raises `UserError` where it does not. The recipe may allow other numerics, never other images.
         """
         if report.numerics:
             self._same.check(report.numerics)
+        if report.data and report.data != self.search.data.digest:
+            raise UserError(
+                "data", self.search.recipe.data.name, "the same images on every machine",
+                f"Those at {report.place.partition(':')[0]} differ from those that the search began with.",
+            )  # fmt: skip
+        self.last[report.ask_index] = report
         for listener in self.reports:
             listener(report)
 
@@ -80,6 +101,7 @@ def drive_local(grid: Grid) -> None:
     trial = TrainingTrial()
     while not barrier.done:
         ask = barrier.open[0]
+        grid.running = (ask,)
         trial.setup(grid.configs[ask])
         verdict: Verdict = "go"
         while verdict == "go":

@@ -1,8 +1,8 @@
 """The ledger: the append-only record of a search, in segments that are written once.
 
 A segment is a file `ledger/00000007.json` holding rows and their checksum. It appears whole or not at
-all, and an existing one is never replaced. Rows stand in (rung, ask index) order. The ledger is what a
-search resumes from; MLflow is a view of it.
+all, and an existing one is never replaced. Rows stand in (rung, ask index) order, with ASHA in the order
+in which candidates end. The ledger is what a search resumes from; MLflow is a view of it.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from cluster.checkpoints import make_folder, sync_folder
 from networks.architecture import digest_of
 from networks.complexity import Complexity
 from networks.errors import UserError
@@ -78,24 +79,22 @@ class Ledger:
                 raise UserError("ledger", str(path), "every segment up to the newest", "It is missing.")
         return found
 
-    def append(self, rows: Sequence[Row]) -> Path:
-        """Commit rows as the next segment. Raises FileExistsError if another writer took its place."""
-        return self.append_at(len(self.segments()), rows)
-
     def append_at(self, number: int, rows: Sequence[Row]) -> Path:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Commit rows as this segment, the next one. Raises FileExistsError if another writer took its
+        place."""
+        make_folder(self.folder)
         body = [row.model_dump(mode="json") for row in rows]
         text = json.dumps({"segment": number, "sha256": digest_of(body), "rows": body})
         path = self._path(number)
-        handle, draft = tempfile.mkstemp(dir=self.folder, prefix=".draft-")
-        try:
-            with os.fdopen(handle, "w") as file:
+        # A folder of its own, because temporary files are for their owner alone and segments are not.
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".draft-") as desk:
+            draft = Path(desk) / path.name
+            with draft.open("w") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             os.link(draft, path)  # fails when the segment exists: put if absent
-        finally:
-            os.unlink(draft)
+        sync_folder(self.folder)
         return path
 
     def rows(self, start: int = 0) -> Iterator[Row]:

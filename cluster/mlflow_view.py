@@ -6,20 +6,19 @@ metric for each (step, time, value), so a repeated write changes nothing.
 
 import csv
 import io
-import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow import MlflowClient, entities
+from mlflow.entities import Metric, Param, RunTag
 
 from cluster.ledger import Ledger, Row
 from cluster.ledger_parquet import write_parquet
+from cluster.run import Run
 from cluster.standing import Best
 from cluster.tracker import redacted, sqlite_file
 from networks.architecture import canonical_json
@@ -49,9 +48,9 @@ class SearchView:
     failed may have done its work.
     """
 
-    def __init__(self, client: MlflowClient, run: Path) -> None:
-        self.client, self.run = client, run
-        self.about: dict[str, Any] = json.loads((run / "run.json").read_text())
+    def __init__(self, client: MlflowClient, search: Run) -> None:
+        self.client, self.run = client, search.folder
+        self.about, self._uri = search.about, search.tracking_uri
         self._experiment = self._find_experiment()
         parent = self._find_parent()
         self.parent: str = parent.info.run_id
@@ -149,14 +148,13 @@ class SearchView:
             return found.experiment_id
         # Without a server MLflow would put artifacts into ./mlruns of whoever writes first.
         place = None
-        uri = self.about["tracking_uri"]
-        if not uri.startswith("http"):
-            file = sqlite_file(uri)
+        if not self._uri.startswith("http"):
+            file = sqlite_file(self._uri)
             folder = file.absolute().parent if file else self.run.absolute().parent
             place = (folder / "mlartifacts" / name).as_uri()
         return self.client.create_experiment(name, artifact_location=place)
 
-    def _find_parent(self) -> Run:
+    def _find_parent(self) -> entities.Run:
         key = f"{self.about['run']}@{self.about['recipe_digest'][:16]}"
         found = self.client.search_runs([self._experiment], f"tags.`weft.run` = '{key}'", max_results=1)
         if found:
@@ -167,7 +165,7 @@ class SearchView:
         }  # fmt: skip
         return self.client.create_run(self._experiment, self.about["created"], tags, self.about["run"])
 
-    def _describe_parent(self, parent: Run) -> None:
+    def _describe_parent(self, parent: entities.Run) -> None:
         """The recipe as params (those not there yet: a resumed search may run elsewhere) and as a file."""
         recipe = without_secrets(self.about["recipe"])
         flat = {_key(name): _text(value) for name, value in flatten(recipe)}

@@ -19,10 +19,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Curve
 from matplotlib.ticker import MaxNLocator
+from torch import Tensor
 
 from cluster.layout import EDGE_ROOM, Layout, Point, lay_out
 from cluster.ledger import Row
 from networks.architecture import Architecture
+from networks.execution import edge_weights
 from networks.graph import Graph
 from trainers.damage import Damage
 
@@ -47,11 +49,26 @@ class Scale(NamedTuple):
         return red, green, blue, alpha
 
 
+def trained_weights(architecture: Architecture, tensors: Mapping[str, Tensor]) -> Weights:
+    """The sigmoids of the learned edge values in a checkpoint's tensors, for `draw_architecture`."""
+    weights: dict[tuple[int, int], float] = {}
+    for stage in range(len(architecture.stages)):
+        edges = architecture.graph(stage).edges
+        learned = [position for position, edge in enumerate(edges) if edge.weight != "none"]
+        values = edge_weights(
+            tensors[f"network.stages.{stage}.edge_values"], [edges[position].weight for position in learned]
+        )
+        for position, value in zip(learned, values.tolist(), strict=True):
+            if edges[position].weight == "sigmoid":
+                weights[stage, position] = value
+    return weights
+
+
 def draw_architecture(architecture: Architecture, title: str, weights: Weights | None = None) -> Figure:
     """The stages' graphs side by side, data flowing down, one row a topological level.
 
-    Nodes are coloured by out-degree. `weights` maps (stage, position in `graph.edges`) to a factor in
-    0..1, for example the sigmoid of a learned edge value: an edge's width and darkness follow it.
+    Nodes are coloured by out-degree. `weights` maps (stage, position in `graph.edges`) to a factor in 0..1
+    (`trained_weights`): an edge's width and darkness follow it; one that has none weighs 1.
     """
     graphs = [architecture.graph(position) for position in range(len(architecture.stages))]
     layouts = [lay_out(graph) for graph in graphs]

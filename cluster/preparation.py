@@ -10,6 +10,7 @@ from networks.spaces.randwire import RandWireSpace
 from searchers.grid import GridSearcher
 from searchers.searcher import Candidate
 from trainers.data import Data, open_data
+from trainers.data.settings import expanded
 
 ALL_RUNS_LIMIT = 2000
 
@@ -51,8 +52,15 @@ class Search:
         )
 
     def configs(self, folder: Path) -> list[TrialConfig]:
-        """What each candidate's trial is set up with, in ask order."""
+        """What each candidate's trial is set up with, in ask order. A trial's process may work in another
+        folder than this one, so its data's paths are absolute."""
+        data = self.recipe.data
+        absolute = {
+            field: tuple(path.absolute() for path in expanded(getattr(data, field))) or None
+            for field in ("path", "test_path")
+        }
+        recipe = self.recipe.model_copy(update={"data": data.model_copy(update=absolute)})
         return [
-            TrialConfig(recipe=self.recipe, folder=folder, candidate=entrant.candidate)
+            TrialConfig(recipe=recipe, folder=folder, candidate=entrant.candidate)
             for entrant in self.entrants
         ]

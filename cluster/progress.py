@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -20,11 +21,12 @@ PLAIN_EVERY = 10.0  # seconds between plain lines
 class Progress:
     """Hears of reports and committed rows; shows who is done, runs, waits or stopped, the best, time left.
 
-    Time left counts epochs: those that are planned if nothing fails, at the pace since the first report, so
-    that the start of Ray does not count.
+    `running` tells how many candidates are being trained. Time left counts epochs: those that are planned
+    if nothing fails, at the pace since the first report, so that the start of Ray does not count.
     """
 
-    def __init__(self, console: Console, recipe: Recipe, candidates: int) -> None:
+    def __init__(self, console: Console, recipe: Recipe, candidates: int, running: Callable[[], int]) -> None:
+        self._running = running
         self._console, self._metric, self._candidates = console, recipe.metric, candidates
         stopping = recipe.stopping
         eta = stopping.eta if isinstance(stopping, HalvingStopping) else 1
@@ -86,8 +88,7 @@ class Progress:
     def line(self) -> Text:
         with self._lock:
             ended = list(self._ended.values())
-            running = sum(ask not in self._ended and ask not in self._waiting for ask in self._epochs)
-            counts = [f"{ended.count('ok')} done", f"{running} running"]
+            counts = [f"{ended.count('ok')} done", f"{self._running()} running"]
             if self._waiting:
                 counts.append(f"{len(self._waiting)} waiting for their rung")
             counts.append(f"{ended.count('stopped')} stopped")

@@ -187,7 +187,7 @@ class Recipe(Section):
     space: RandWireSection
     data: DataSettings = DataSettings()
     training: TrainingSettings = TrainingSettings()
-    stopping: Stopping = NoStopping()
+    stopping: Stopping = HalvingStopping()
     metric: Literal["validation_accuracy"] = "validation_accuracy"
     resources: Resources = Resources()
     retries: int = Field(3, ge=0)

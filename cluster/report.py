@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from cluster.ledger import Row
 from cluster.recipe import AshaStopping, Recipe
 from cluster.run import Run
-from networks.architecture import canonical_json
+from cluster.standing import rank_key
 
 
 class Group(NamedTuple):
@@ -26,13 +26,8 @@ def newest(rows: Iterable[Row]) -> list[Row]:
 
 
 def rank(rows: Iterable[Row], metric: str) -> list[Row]:
-    """Best first: those trained longer before those stopped earlier (their metrics do not compare), then
-    by metric, then by ask index; failed ones last."""
-
-    def place(row: Row) -> tuple[bool, int, float, int]:
-        return row.status == "failed", -row.epoch, -row.metrics.get(metric, 0.0), row.candidate.ask_index
-
-    return sorted(newest(rows), key=place)
+    """The newest row of each candidate, best first (`rank_key`)."""
+    return sorted(newest(rows), key=lambda row: rank_key(row, metric))
 
 
 def groups(rows: Iterable[Row], metric: str) -> list[Group]:
@@ -127,10 +122,6 @@ def markdown(found: dict[str, Any], pictures: Sequence[str]) -> str:
     lines += ["", *(f"![{name}](pictures/{name})" for name in pictures), ""]
     lines += [f"Ledger digest: `{found['ledger_digest']}`", ""]
     return "\n".join(lines)
-
-
-def to_json(found: dict[str, Any]) -> str:
-    return canonical_json(found)
 
 
 def _percent(value: float | None) -> str:

@@ -1,7 +1,9 @@
 """A run's folder: one search, its ledger, its checkpoints and what is said about it.
 
-runs/NAME-001/ holds run.json, recipe.yaml, ledger/, candidates/, pictures/, report.md, report.json and,
-once the search has ended, finished.json. One process at a time may write it (`lock`).
+runs/NAME-001/ holds run.json and recipe.yaml (what was asked for), numerics.json (what computes it), ledger/,
+candidates/, tracking/ (the MLflow writer's), pictures/, report.md, report.json and, once the search has
+ended, finished.json; by default also MLflow's record. One process at a time may write it: the one that
+holds `lock`. Nothing in run.json names the folder, so that it may be moved.
 """
 
 import fcntl
@@ -16,10 +18,11 @@ from typing import Any, Literal
 
 import yaml
 
-from cluster.checkpoints import write_atomically
+from cluster.checkpoints import make_folder, sync_folder, write_atomically
 from cluster.ledger import Ledger
 from cluster.preparation import Search
 from cluster.recipe import Recipe
+from cluster.version import code_version
 from networks.errors import UserError, nearest
 
 Ending = Literal["FINISHED", "FAILED", "KILLED"]
@@ -36,23 +39,21 @@ class Run:
         """A new folder with the next free number. Raises `UserError` when storage cannot be written."""
         recipe = search.recipe
         try:
-            recipe.storage.mkdir(parents=True, exist_ok=True)
+            make_folder(recipe.storage)
             run = cls(_next_folder(recipe))
-            (run.folder / "pictures").mkdir()
-            write_atomically(run.folder / "recipe.yaml", _yaml(recipe).encode())
+            run.pictures.mkdir()
+            sync_folder(recipe.storage)
             about = {
                 "run": run.name,
                 "experiment": recipe.name,
-                "recipe": recipe.model_dump(mode="json"),
                 "recipe_digest": recipe.digest,
                 "space_digest": search.space.digest,
                 "data_digest": search.data.digest,
-                "tracking_uri": recipe.tracking.uri or f"sqlite:///{run.folder / 'mlflow.db'}",
                 "metric": recipe.metric,
-                "runs": recipe.tracking.runs or "all",
                 "created": time.time_ns() // 1_000_000,
+                "commit": code_version(),
             }
-            run.write_json("run.json", about)
+            run._write_recipe(recipe, about)
         except OSError as error:
             raise UserError(
                 "storage", str(recipe.storage), "a folder that can be written", str(error)
@@ -75,26 +76,42 @@ class Run:
 
     @classmethod
     def resumable(cls, search: Search) -> "Run":
-        """The recipe's newest run, when it is unfinished and of the very same recipe and data."""
+        """The newest unfinished run of the very same recipe and data. Raises `UserError` when there is
+        none, and says what is."""
         recipe = search.recipe
         runs = runs_of(recipe.name, recipe.storage)
         if not runs:
             raise UserError(
                 "--resume", recipe.name, f"a recipe with a run in {recipe.storage}", "Start it without."
             )
-        run = runs[-1]
-        if run.about["recipe_digest"] != recipe.digest:
+        same = [run for run in runs if run.about.get("recipe_digest") == recipe.digest]
+        if not same:
             raise UserError(
-                "--resume", run.name, "a run of the same recipe; this one has changed since",
-                f"Its own is {run.folder / 'recipe.yaml'}.",
+                "--resume", runs[-1].name, "a run of the same recipe; this one has changed since",
+                f"Its own is {runs[-1].folder / 'recipe.yaml'}.",
             )  # fmt: skip
-        if run.about["data_digest"] != search.data.digest:
+        unfinished = [run for run in same if run.ending != "FINISHED"]
+        if not unfinished:
+            name = same[-1].name
+            raise UserError("--resume", name, "an unfinished run", f"This one is complete: weft show {name}")
+        resumable = [run for run in unfinished if run.about["data_digest"] == search.data.digest]
+        if not resumable:
             raise UserError("data", recipe.data.name, "the images that the run began with; these are others")
-        if run.ending == "FINISHED":
-            raise UserError(
-                "--resume", run.name, "an unfinished run", "This one is complete: weft show " + run.name
-            )
-        return run
+        return resumable[-1]
+
+    def adopt(self, recipe: Recipe) -> None:
+        """Take over what a resumed search may change: where it runs, is tracked and stored, and where its
+        data lies. To be called with the lock held."""
+        self._write_recipe(recipe, self.about)
+
+    def _write_recipe(self, recipe: Recipe, about: dict[str, Any]) -> None:
+        write_atomically(self.folder / "recipe.yaml", _yaml(recipe).encode())
+        of_recipe = {
+            "recipe": recipe.model_dump(mode="json"),
+            "tracking_uri": recipe.tracking.uri,
+            "runs": recipe.tracking.runs or "all",
+        }
+        self.write_json("run.json", {**about, **of_recipe})
 
     @property
     def name(self) -> str:
@@ -109,6 +126,11 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         return Recipe.model_validate(self.about["recipe"])
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's address; the database in this folder where the recipe names none."""
+        return self.about["tracking_uri"] or f"sqlite:///{self.folder / 'mlflow.db'}"
 
     @property
     def ledger(self) -> Ledger:

@@ -18,17 +18,27 @@ class Best(NamedTuple):
     time: int
 
 
+RankKey = tuple[bool, int, float, int]
+
+
+def rank_key(row: Row, metric: str) -> RankKey:
+    """Sorts rows best first: those trained longer before those stopped earlier (their metrics do not
+    compare), then the higher metric, then the earlier ask. Failed ones and NaN come last (first True)."""
+    value = row.metrics.get(metric, math.nan)
+    unusable = row.status == "failed" or math.isnan(value)
+    return unusable, -row.epoch, 0.0 if unusable else -value, row.candidate.ask_index
+
+
 class Standing:
     """Fed with every segment in order. A row is one evaluation: a candidate at a rung.
 
-    A candidate is ranked by its newest row: longer training first (metrics after different times do not
-    compare), then the higher metric, then the earlier ask. Failed ones and NaN have no rank. Holds one
-    small tuple a candidate.
+    A candidate is ranked by its newest row (`rank_key`); failed ones and NaN have no rank. Holds one small
+    tuple a candidate.
     """
 
     def __init__(self, ledger: Ledger, metric: str) -> None:
         self._ledger, self._metric = ledger, metric
-        self._scores: dict[str, tuple[int, float, int, int]] = {}  # id -> epoch, metric, -ask, segment
+        self._scores: dict[str, tuple[RankKey, int]] = {}  # id -> key, segment
         self._step, self._best = 0, -math.inf
 
     def update(self, segment: int, rows: Sequence[Row]) -> list[Best]:
@@ -36,21 +46,21 @@ class Standing:
         points = []
         for row in rows:
             self._step += 1
-            value = row.metrics.get(self._metric, math.nan)
-            if row.status == "failed" or math.isnan(value):
+            key = rank_key(row, self._metric)
+            if key[0]:
                 self._scores.pop(row.candidate.id, None)
             else:
-                self._scores[row.candidate.id] = (row.epoch, value, -row.candidate.ask_index, segment)
-                self._best = max(self._best, value)
+                self._scores[row.candidate.id] = key, segment
+                self._best = max(self._best, row.metrics[self._metric])
             if self._best > -math.inf:
                 points.append(Best(self._step, self._best, row.time))
         return points
 
     def leaders(self) -> list[Row]:
         """The newest rows of the best candidates, best first."""
-        ids = heapq.nlargest(LEADERS, self._scores, key=self._scores.__getitem__)
+        ids = heapq.nsmallest(LEADERS, self._scores, key=self._scores.__getitem__)
         files = self._ledger.segments()
         newest: dict[str, Row] = {}
-        for segment in sorted({self._scores[one][3] for one in ids}):
+        for segment in sorted({self._scores[one][1] for one in ids}):
             newest.update((row.candidate.id, row) for row in read_segment(files[segment]))
         return [newest[one] for one in ids]

@@ -6,7 +6,6 @@ MLflow; down or slow, MLflow costs the search nothing. This module imports no ml
 
 import json
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from cluster.checkpoints import write_atomically
 from cluster.ledger import Ledger
+from cluster.run import Run
 from networks.errors import UserError, nearest
 
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
@@ -98,6 +98,29 @@ def _check_sqlite(uri: str) -> bool:
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise _refused(uri, f"{folder} is not a folder that can be written to.")
     return False
+
+
+def follow_move(run: Run) -> None:
+    """Make a run's own database name the artifacts beside it: MLflow stores whole paths, and the folder may
+    have been moved since. A database elsewhere is left alone."""
+    file = run.folder / "mlflow.db"
+    if run.about["tracking_uri"] is not None or not file.exists():
+        return
+    name = run.about["experiment"]
+    place = (run.folder / "mlartifacts" / name).as_uri()
+    with closing(sqlite3.connect(file, timeout=LOCAL_ANSWER_S)) as database, database:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone():
+            return  # MLflow has not made its tables yet
+        for (old,) in database.execute(
+            "SELECT artifact_location FROM experiments WHERE name = ? AND artifact_location != ?",
+            (name, place),
+        ).fetchall():
+            database.execute(
+                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?)"
+                " WHERE substr(artifact_uri, 1, ?) = ?",
+                (place, len(old) + 1, len(old) + 1, f"{old}/"),
+            )
+            database.execute("UPDATE experiments SET artifact_location = ? WHERE name = ?", (place, name))
 
 
 def _probe(uri: str, answer_s: float) -> None:
@@ -198,8 +221,8 @@ class WriterProcess:
         """Wait, after ``finished.json`` was written, until MLflow has everything.
 
         `on_wait` is told the outbox about twice a second. A writer that died is started again. False
-        after `timeout_s` (the writer still runs then, and `stop` ends it), or at once when the ledger
-        cannot be read, which ``tracking/writer.log`` explains. ``python -m cluster.writer`` writes the rest.
+        after `timeout_s` (the writer still runs then), or at once when the ledger cannot be read, which
+        ``tracking/writer.log`` explains. ``weft sync`` writes the rest.
         """
         end = time.monotonic() + timeout_s
         while (left := end - time.monotonic()) > 0:
@@ -214,14 +237,3 @@ class WriterProcess:
             except subprocess.TimeoutExpired:
                 on_wait(self.outbox)
         return False
-
-    def stop(self, grace_s: float = 10.0) -> None:
-        """End the writer between two calls to MLflow, or in mid-call after `grace_s`. Nothing is lost."""
-        if self._process is None or not self.running:
-            return
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()

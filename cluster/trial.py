@@ -22,6 +22,8 @@ from trainers.training import Trainer
 
 log = logging.getLogger(__name__)
 
+LESS_MEMORY = "try a smaller training.batch_size, space.channels or space.nodes"
+
 
 class TrialConfig(BaseModel):
     """What a process needs to train one candidate. `folder` is the run's, absolute."""
@@ -43,7 +45,8 @@ def candidate_folder(run: Path, candidate: Candidate) -> Path:
 
 class Report(BaseModel):
     """What a trial says after a step. `curve` holds the metrics of every epoch so far; `failed` is final.
-    `numerics` says what computed it (cluster/numerics.py); empty when nothing was computed."""
+    `numerics` says what computed it (trainers/numerics.py) and `data` is the digest of the images; both
+    are empty when nothing was computed."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -56,6 +59,7 @@ class Report(BaseModel):
     place: str = ""
     time: int = 0
     numerics: str = ""
+    data: str = ""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -69,8 +73,8 @@ class TrainingTrial:
     `setup` goes on from the candidate's newest checkpoint when there is one; the next `step` then reports
     that checkpoint's epoch again instead of training, because the report may have been lost with the
     process that made it. What goes wrong inside a candidate (no numbers, no memory, an unusable recipe
-    value) is a report with status ``failed``, never an exception: only the death of a process is tried
-    again.
+    value) is a report with status ``failed``. What goes wrong around it (storage that cannot be written)
+    is an exception, which ends the search and leaves the candidate to a resume.
     """
 
     def __init__(self) -> None:
@@ -160,7 +164,11 @@ class TrainingTrial:
     def save(self) -> None:
         tensors, values = self.trainer.state()
         about = {"trainer": values, "curve": self._curve, "seconds": self._seconds}
-        self.config.checkpoints.save(self.epoch, tensors, about)
+        try:
+            self.config.checkpoints.save(self.epoch, tensors, about)
+        except OSError as error:
+            place = str(self.config.folder)
+            raise UserError("storage", place, "a folder with room that can be written", str(error)) from None
 
     def _load(self) -> None:
         checkpoint = self.config.checkpoints.newest()
@@ -186,6 +194,7 @@ class TrainingTrial:
             place=place,
             time=time.time_ns() // 1_000_000,
             numerics=self._numerics,
+            data=self._data[1].digest if self._data else "",
         )
         return report.model_copy(update=changes)
 

@@ -2,11 +2,10 @@
 
 import json
 import logging
-import math
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from typing import Any
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+# A failed candidate has no metrics to report, which Tune would take for a mistake under ASHA.
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
 
 import ray
 from ray import tune
@@ -26,10 +27,11 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from cluster.barrier import Barrier, NoBarrier
 from cluster.grid import Grid
 from cluster.recipe import AshaStopping, Resources
-from cluster.trial import Report, TrainingTrial, TrialConfig
+from cluster.trial import LESS_MEMORY, Report, TrainingTrial, TrialConfig
 from networks.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
+logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what goes wrong is told in our own words
 
 POINTER = "epoch.json"
 PICKLE = "_dict_checkpoint.pkl"
@@ -45,7 +47,6 @@ class TuneTrial(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
         self.trial = TrainingTrial()
         self.trial.setup(TrialConfig.model_validate_json(config["candidate"]["trial"]))
 
@@ -54,7 +55,10 @@ class TuneTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        report = self.trial.step()
+        try:
+            report = self.trial.step()
+        except Exception as error:  # around the candidate, not in it: it ends the search (`Consulting.hear`)
+            return {"fault": fault_text(error), "epoch": self.trial.epoch}
         return {"report": report.model_dump_json(), "epoch": report.epoch, **report.metrics}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -76,38 +80,50 @@ class Consulting:
     """What both schedulers share: they read reports, ask the barrier, and notice lost trials.
 
     Tune tries a trial whose process died again (`FailureConfig`), except one that dies while it is being
-    started: that one it gives up at once. `lost` then ends this experiment, and `drive_tune` starts
-    another from the checkpoints. A candidate that used up its retries is a failed candidate.
+    started: that one it gives up at once. This experiment then ends, and `drive_tune` starts another from
+    the checkpoints. A candidate that used up its retries is a failed candidate.
     """
 
     grid: Grid
     barrier: Barrier | NoBarrier
-    lost = False
-    refused: UserError | None = None
+    fault: Exception | None = None
+    trials: Sequence[Trial] = ()
+    _counted: frozenset[str] = frozenset()
 
     def hear(self, tune_controller: Any, result: dict[str, Any]) -> Report | None:
-        """The report; None when it is refused, which ends this experiment."""
-        report = Report.model_validate_json(result["report"])
+        """The report; None when it is refused or there is a fault, which ends this experiment."""
         try:
+            if "fault" in result:
+                raise fault_of(result["fault"])
+            report = Report.model_validate_json(result["report"])
             self.grid.heard(report)
-        except UserError as error:  # raised by `drive_tune`: Tune would wrap it
-            self.refused = error
+        except (UserError, RuntimeError) as error:  # raised by `_fit`: Tune would wrap it
+            self.fault = error
             tune_controller.request_stop_experiment()
             return None
         return report
 
-    def look_for_lost(self, tune_controller: Any) -> None:
-        retries = self.grid.search.recipe.retries
-        for trial in tune_controller.get_trials():
-            ask = ask_of(trial)
-            if trial.status != Trial.ERROR or self.barrier.verdict(ask) == "stop":
-                continue
-            if trial.num_failures > retries:
-                reason = f"its process died {trial.num_failures} times"
-                self.barrier.fail(Report(ask_index=ask, epoch=0, status="failed", reason=reason))
-            elif not self.lost:
-                self.lost = True
-                tune_controller.request_stop_experiment()
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        log.warning("candidate %d: its process died", ask_of(trial))
+
+    def look(self, tune_controller: Any) -> None:
+        """Take notice of the trials as they stand: who runs, and whom Tune has given up."""
+        self.trials = tune_controller.get_trials()
+        self.grid.running = [ask_of(trial) for trial in self.trials if trial.status == Trial.RUNNING]
+        if self.count_deaths():
+            tune_controller.request_stop_experiment()
+
+    def count_deaths(self) -> bool:
+        """Tell the grid of trials that Tune has given up; whether one of them is to be tried again."""
+        again, retries = False, self.grid.search.recipe.retries
+        for trial in self.trials:
+            if trial.status == Trial.ERROR and trial.trial_id not in self._counted:
+                self._counted |= {trial.trial_id}
+                # Tune counts failed calls. A death while starting fails several of them, but is one death.
+                times = trial.num_failures if trial.num_failures > retries else 1
+                self.grid.died(ask_of(trial), times, cause_of(trial))
+                again |= self.barrier.verdict(ask_of(trial)) == "go"
+        return again
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its scheduler now and then; ours is rebuilt from the ledger instead
@@ -130,7 +146,7 @@ class BarrierScheduler(Consulting, FIFOScheduler):
         return {"go": self.CONTINUE, "wait": self.PAUSE, "stop": self.STOP}[verdict]
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        self.look_for_lost(tune_controller)
+        self.look(tune_controller)
         barrier = self.barrier
         trials = sorted(tune_controller.get_trials(), key=ask_of)
         for trial in trials:
@@ -171,7 +187,7 @@ class AshaScheduler(Consulting, AsyncHyperBandScheduler):
         return decision
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        self.look_for_lost(tune_controller)
+        self.look(tune_controller)
         return self._fifo.choose_trial_to_run(tune_controller)
 
 
@@ -180,18 +196,36 @@ def ask_of(trial: Trial) -> int:
     return ask
 
 
+def fault_text(error: Exception) -> str:
+    """An exception as JSON, for Tune's results hold plain values."""
+    if isinstance(error, UserError):
+        return json.dumps([error.field, str(error.value), error.allowed, error.fix])
+    return json.dumps(repr(error))
+
+
+def fault_of(text: str) -> UserError | RuntimeError:
+    parts = json.loads(text)
+    return RuntimeError(f"a trial could not go on: {parts}") if isinstance(parts, str) else UserError(*parts)
+
+
+def cause_of(trial: Trial) -> str:
+    """What Tune noted when the trial's process died, shortened; with a proposal where memory ran out."""
+    path = Path(trial.error_file) if trial.error_file else None
+    note = " ".join(path.read_text().split()) if path is not None and path.exists() else ""
+    if "OutOfMemory" in note or "out of memory" in note.lower():
+        return f", the last time out of memory; {LESS_MEMORY}"
+    return ""
+
+
 def drive_tune(grid: Grid) -> None:
     """Train the candidates as Tune trials on the Ray that this process is connected to."""
-    idle = 0
-    while not grid.barrier.done and idle <= grid.search.recipe.retries:
-        before = len(grid.run.ledger.segments())
+    while not grid.barrier.done:
+        deaths = grid.deaths.total()
         _fit(grid)
-        idle = idle + 1 if len(grid.run.ledger.segments()) == before else 0
-    if not grid.barrier.done:
-        raise RuntimeError(
-            f"Tune lost trials {idle} times in a row without any progress; what is committed is kept, and "
-            "--resume goes on from it"
-        )
+        if not grid.barrier.done and grid.deaths.total() == deaths:
+            raise RuntimeError(
+                "Tune ended before the search did; what is committed is kept, and --resume goes on from it"
+            )
 
 
 def _fit(grid: Grid) -> None:
@@ -204,8 +238,7 @@ def _fit(grid: Grid) -> None:
         assert isinstance(stopping, AshaStopping)
         scheduler = AshaScheduler(grid, grid.barrier, stopping)
     candidates = [
-        {"ask_index": ask, "trial": grid.configs[ask].model_dump_json()}
-        for ask in sorted(grid.barrier.unfinished)
+        {"ask_index": ask, "trial": grid.configs[ask].model_dump_json()} for ask in grid.barrier.to_run
     ]
     tuner = tune.Tuner(
         tune.with_resources(TuneTrial, request(recipe.resources)),
@@ -229,8 +262,9 @@ def _fit(grid: Grid) -> None:
         tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    if scheduler.refused is not None:
-        raise scheduler.refused
+    if scheduler.fault is not None:
+        raise scheduler.fault
+    scheduler.count_deaths()
 
 
 def request(resources: Resources) -> dict[str, float]:
@@ -254,8 +288,7 @@ def connected(resources: Resources, address: str | None) -> Iterator[None]:
     try:
         if address is None:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            cpus = None if resources.workers is None else math.ceil(resources.workers * resources.cpus)
-            ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
+            ray.init("local", num_cpus=local_cpus(resources), include_dashboard=False, **quiet)
         else:
             ray.init(address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
@@ -283,15 +316,32 @@ def _check_address(address: str) -> None:
         raise UserError("--address", address, ADDRESSES, f"Nothing answers there: {error}.") from None
 
 
+def local_cpus(resources: Resources) -> int | None:
+    """CPUs of a Ray of our own, so that `workers` candidates run at once; None is what the machine has."""
+    if resources.workers is None:
+        return None
+    cpus = resources.workers * resources.cpus
+    if cpus != int(cpus):
+        fix = "Their product is the size of the Ray that is started, in whole CPUs."
+        raise UserError("resources.workers", resources.workers, "a number that makes it whole with cpus", fix)
+    return int(cpus)
+
+
 def check_room(resources: Resources) -> None:
     """Refuse a candidate that no node has room for, now or after scaling up."""
     asked = request(resources)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if any(all(node.get(key, 0) >= amount for key, amount in asked.items()) for node in nodes):
+    shapes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    growth = state.get_cluster_config()
+    if growth is not None:
+        shapes += [dict(group.resources) for group in growth.node_group_configs if group.max_count != 0]
+    if any(all(shape.get(key, 0) >= amount for key, amount in asked.items()) for shape in shapes):
         return
-    growth = state.get_max_resources_from_cluster_config() or {}
+    fields = {"CPU": "resources.cpus", "GPU": "resources.gpus"}
     for key, amount in asked.items():
-        most = max([node.get(key, 0) for node in nodes] + [growth.get(key, 0)])
+        most = max(shape.get(key, 0) for shape in shapes)
         if amount > most:
-            field = {"CPU": "resources.cpus", "GPU": "resources.gpus"}[key]
-            raise UserError(field, amount, f"at most {most:g}, all that a node of this cluster can ever have")
+            raise UserError(
+                fields[key], amount, f"at most {most:g}, all that a node of this cluster can ever have"
+            )
+    held = sorted({", ".join(f"{shape.get(key, 0):g} {key}" for key in asked) for shape in shapes})
+    raise UserError("resources", asked, f"what one node of this cluster has: {' or '.join(held)}")

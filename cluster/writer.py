@@ -27,8 +27,9 @@ from mlflow.exceptions import MlflowException
 
 from cluster.ledger import Ledger, read_segment
 from cluster.mlflow_view import SearchView
+from cluster.run import Run
 from cluster.standing import Standing
-from cluster.tracker import BAD_RUN, MLFLOW_ENVIRONMENT, Cursor, clean, redacted
+from cluster.tracker import BAD_RUN, MLFLOW_ENVIRONMENT, Cursor, clean, follow_move, redacted
 from networks.errors import UserError
 
 log = logging.getLogger("weft.writer")
@@ -52,12 +53,12 @@ class Writer:
         connect: Callable[[str], MlflowClient] = MlflowClient,
         stop: threading.Event | None = None,
     ) -> None:
-        self.run, self.driver, self._connect = run, driver, connect
+        self._search = Run(run)
+        self.run, self.driver, self._connect = self._search.folder, driver, connect
         self.stop = stop or threading.Event()
         self.ledger = Ledger(run / "ledger")
         try:
-            about = json.loads((run / "run.json").read_text())
-            self.uri, self._metric = str(about["tracking_uri"]), str(about["metric"])
+            self.uri, self._metric = self._search.tracking_uri, str(self._search.about["metric"])
         except (OSError, ValueError, KeyError) as error:
             raise UserError("RUN", str(run), "the folder of a search", f"run.json: {error!r}.") from None
         (run / "tracking").mkdir(exist_ok=True)
@@ -140,7 +141,8 @@ class Writer:
 
     def _open(self, reopen: bool) -> SearchView:
         """Read what MLflow has, and go on from the cursor if it is of the same parent run."""
-        view = SearchView(self._connect(self.uri), self.run)
+        follow_move(self._search)
+        view = SearchView(self._connect(self.uri), self._search)
         if reopen:
             view.reopen()
         segments = self.ledger.segments()

@@ -100,14 +100,6 @@ class Architecture(BaseModel):
             stage, graph = self.stages[position], self.graph(position)
             if len(graph.inputs) != 1:
                 raise UserError(f"{where}.graph.inputs", graph.inputs, "one input")
-            joined = [
-                n.id for n in graph.nodes if n.aggregation == "concat" and len(graph.incoming[n.id]) > 1
-            ]
-            if joined:
-                fix = (
-                    f"Node {joined[0]} has several inputs, whose widths would add up: that is not built yet."
-                )
-                raise UserError(f"{where}.graph.aggregation", "concat", "sum, weighted_sum, mean", fix)
             self._check_rule(where, stage, graph)
         return self
 

@@ -49,6 +49,21 @@ def layers_of(operation: nn.Module) -> Sequence[nn.Module]:
     return [operation]
 
 
+def parameters_of(operation: nn.Module) -> list[nn.Parameter]:
+    """`operation.parameters()`, for the usual flat operation without its slow walk."""
+    body = without_relu(operation)
+    layers = body._modules.values() if isinstance(body, nn.Sequential) else (body,)
+    if any(layer is None or layer._modules for layer in layers):
+        return list(operation.parameters())
+    return [
+        parameter
+        for layer in layers
+        if layer is not None
+        for parameter in layer._parameters.values()
+        if parameter is not None
+    ]
+
+
 def edge_weights(values: Tensor, kinds: Sequence[str]) -> Tensor:
     """sigmoid(a) for sigmoid edges, a for real ones: one value for each learned edge."""
     if "real" not in kinds:
@@ -83,8 +98,6 @@ def run_plain(
             parts.append(part if term.factor is None else part * scalars[term.factor])
         if not parts:
             z = sizes.zeros(step, x)
-        elif step.concatenates:
-            z = torch.cat(parts, 1)
         else:
             z = parts[0]
             for part in parts[1:]:
@@ -169,12 +182,9 @@ def aggregate(
     if step.passes_through:
         return values[terms[0].value]
     parts = [values[term.value] for term in terms]
-    if step.concatenates:
-        z = torch.cat(parts, 1)
-    elif len(parts) == 1 and is_one(weights[0]) and step.overwrites is None:
+    if len(parts) == 1 and is_one(weights[0]) and step.overwrites is None:
         return torch.relu(parts[0]) if step.rectifies else parts[0].clone()
-    else:
-        z = _summed(parts, weights, step.overwrites)
+    z = _summed(parts, weights, step.overwrites)
     if step.averages:
         z = z.mul_(1 / len(terms))
     return z.relu_() if step.rectifies else z

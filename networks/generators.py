@@ -1,16 +1,15 @@
 """RandWire's three random graph models and their conversion to a DAG (1904.01569; spec 1.2, 1.3).
 
-A `Generator` is theta, the parameters of a random graph model; together with a counter (seed, path) it
+A `RandomGraph` is theta, the parameters of a random graph model; together with a counter (seed, path) it
 gives one `Wiring`: N nodes and directed edges from smaller to larger index. The extra input and output
 node of a stage are not part of it.
 """
 
 import itertools
-import math
 import random
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import networkx as nx
 from pydantic import BaseModel, ConfigDict, Field
@@ -52,14 +51,6 @@ class Wiring(BaseModel):
     def sinks(self) -> tuple[int, ...]:
         """Nodes without successors, ascending."""
         return tuple(node for node in range(self.n) if not self.out_degree[node])
-
-    @cached_property
-    def depth(self) -> int:
-        """Nodes on the longest path."""
-        depth = [1] * self.n
-        for source, target in self.edges:  # sorted by source, so a source's depth is final when read
-            depth[target] = max(depth[target], depth[source] + 1)
-        return max(depth)
 
     @cached_property
     def connected(self) -> bool:
@@ -180,13 +171,7 @@ class WattsStrogatz(RandomGraph):
         return list(nx.watts_strogatz_graph(n, self.k, self.p, seed=rng).edges)
 
 
-Generator = Annotated[ErdosRenyi | BarabasiAlbert | WattsStrogatz, Field(discriminator="generator")]
 GENERATORS: dict[str, type[RandomGraph]] = {"ER": ErdosRenyi, "BA": BarabasiAlbert, "WS": WattsStrogatz}
-
-
-def connectivity_threshold(n: int) -> float:
-    """ln(n)/n: ER(P) above it is connected with high probability."""
-    return math.log(n) / n
 
 
 def paper_grid() -> list[RandomGraph]:

@@ -15,13 +15,13 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from networks.errors import UserError
 from networks.operations import find_operation
 
-Aggregation = Literal["sum", "weighted_sum", "mean", "concat"]
+Aggregation = Literal["sum", "weighted_sum", "mean"]
 EdgeWeight = Literal["none", "sigmoid", "real"]
 
 
 class Node(BaseModel):
     """`operation` None passes the aggregate on unchanged. A node with one input needs no aggregation
-    rule: all four mean the same there, up to an edge weight."""
+    rule: all three mean the same there, up to an edge weight."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

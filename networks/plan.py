@@ -48,7 +48,6 @@ class Step:
 
     target: int
     terms: tuple[Term, ...]
-    concatenates: bool = False
     averages: bool = False
     rectifies: bool = False
     operation: str | None = None
@@ -166,19 +165,12 @@ class _Lowering:
         return [e for e in self.graph.incoming[node] if self.positions[_key(e)] not in self.removed]
 
     def _node(self, node: int) -> int:
-        incoming, present = self.graph.incoming[node], self._present(node)
-        aggregation = self.graph.aggregation_of[node]
-        concatenates = aggregation == "concat" and len(incoming) > 1
-        if concatenates:  # a removed edge leaves its block of channels as zeros
-            terms = tuple(self._term(edge) if edge in present else self._zeros(edge) for edge in incoming)
-        else:
-            terms = tuple(self._term(edge) for edge in present)
+        terms = tuple(self._term(edge) for edge in self._present(node))
         return self._apply(
             node_key(node),
             terms,
-            concatenates=concatenates,
-            averages=aggregation == "mean" and len(terms) > 1,
-            entry_shaped=not terms and self._reads_entry(incoming[0]),
+            averages=self.graph.aggregation_of[node] == "mean" and len(terms) > 1,
+            entry_shaped=not terms and self._reads_entry(self.graph.incoming[node][0]),
         )
 
     def _term(self, edge: Edge) -> Term:
@@ -187,17 +179,13 @@ class _Lowering:
             value = self._apply(edge_key(edge), (Term(value),))
         return Term(value, self.factors.get(self.positions[_key(edge)]))
 
-    def _zeros(self, edge: Edge) -> Term:
-        return Term(self._emit(terms=(), entry_shaped=self._reads_entry(edge)))
-
     def _reads_entry(self, edge: Edge) -> bool:
         """The edge hands the stage's input on at its own size."""
         return edge.source in self.graph.inputs and edge.operation == "identity"
 
     def _apply(
-        self, key: str, terms: tuple[Term, ...], *, concatenates: bool = False, averages: bool = False,
-        entry_shaped: bool = False,
-    ) -> int:  # fmt: skip
+        self, key: str, terms: tuple[Term, ...], *, averages: bool = False, entry_shaped: bool = False
+    ) -> int:
         """The value of one operation (if `key` is one) on an aggregate; a new one where work is done."""
         operation = key if key in self.traits else None
         rectifies = operation is not None and self.traits[operation].rectifies
@@ -207,8 +195,8 @@ class _Lowering:
         if plain and rectifies:
             rectifies, terms = False, (Term(self._rectified(terms[0].value)),)
         return self._emit(
-            terms=terms, concatenates=concatenates, averages=averages, rectifies=rectifies,
-            operation=operation, entry_shaped=entry_shaped,
+            terms=terms, averages=averages, rectifies=rectifies, operation=operation,
+            entry_shaped=entry_shaped,
         )  # fmt: skip
 
     def _rectified(self, value: int) -> int:
@@ -218,15 +206,13 @@ class _Lowering:
         return self.rectified[value]
 
     def _emit(
-        self, terms: tuple[Term, ...], concatenates: bool = False, averages: bool = False,
-        rectifies: bool = False, operation: str | None = None, entry_shaped: bool = False,
+        self, terms: tuple[Term, ...], averages: bool = False, rectifies: bool = False,
+        operation: str | None = None, entry_shaped: bool = False,
     ) -> int:  # fmt: skip
         target, self.values = self.values, self.values + 1
         real = any(term.factor is not None and self.kinds[term.factor] == "real" for term in terms)
-        positive = rectifies and bool(terms) and not concatenates and not averages and not real
-        self.steps.append(
-            Step(target, terms, concatenates, averages, rectifies, operation, entry_shaped, positive)
-        )
+        positive = rectifies and bool(terms) and not averages and not real
+        self.steps.append(Step(target, terms, averages, rectifies, operation, entry_shaped, positive))
         return target
 
 
@@ -252,11 +238,10 @@ def _annotated(
     for index, step in enumerate(steps):
         read = Counter(term.value for term in step.terms)
         dies = {value for value in read if last_read[value] == index and value != lowered.output}
-        sums = not step.concatenates and not step.passes_through
         reusable = [
             position
             for position, term in enumerate(step.terms)
-            if sums and term.value in dies & own and read[term.value] == 1
+            if not step.passes_through and term.value in dies & own and read[term.value] == 1
         ]
         overwrites = reusable[0] if reusable else None
         annotated.append(replace(step, overwrites=overwrites, frees=tuple(sorted(dies))))

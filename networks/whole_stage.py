@@ -31,6 +31,7 @@ from networks.execution import (
     edge_weights,
     is_one,
     layers_of,
+    parameters_of,
     plus,
     run_layers,
     without_relu,
@@ -70,13 +71,12 @@ class Normalisation:
 class Record:
     """What one step leaves for the walk back.
 
-    weights: of the step's terms. rectified: the tensor that is zero where the step's ReLU cut. widths:
-    channels of the parts of a concatenation. leaf, edge: where the recorded piece begins and ends.
+    weights: of the step's terms. rectified: the tensor that is zero where the step's ReLU cut. leaf,
+    edge: where the recorded piece begins and ends.
     """
 
     weights: Sequence[Weight] = ()
     rectified: Tensor | None = None
-    widths: list[int] | None = None
     leaf: Tensor | None = None
     edge: GradientEdge | None = None
     normalisation: Normalisation | None = None
@@ -92,21 +92,6 @@ def final_batch_norm(operation: nn.Module) -> nn.BatchNorm2d | None:
         return None
     usual = last.training and last.affine and last.track_running_stats and last.momentum is not None
     return last if usual else None
-
-
-def parameters_of(operation: nn.Module) -> list[nn.Parameter]:
-    """`operation.parameters()`, for the usual flat operation without its slow walk."""
-    body = without_relu(operation)
-    layers = body._modules.values() if isinstance(body, nn.Sequential) else (body,)
-    if any(layer is None or layer._modules for layer in layers):
-        return list(operation.parameters())
-    return [
-        parameter
-        for layer in layers
-        if layer is not None
-        for parameter in layer._parameters.values()
-        if parameter is not None
-    ]
 
 
 @dataclass(slots=True)
@@ -159,8 +144,6 @@ class WholeStage(torch.autograd.Function):
             z = aggregate(step, tensors, term_weights, job.sizes, x)
             if step.rectifies:
                 record.rectified = z
-            if step.concatenates:
-                record.widths = [tensors[term.value].shape[1] for term in step.terms]
             tensors[step.target] = z if key is None else _operate(job, key, z, scale, record)
             records.append(record)
             for value in step.frees:
@@ -261,10 +244,7 @@ class _Walk:
                 aten.threshold_backward.grad_input(gradient, record.rectified, 0, grad_input=gradient)
             else:
                 gradient, owned = aten.threshold_backward(gradient, record.rectified, 0), True
-        if record.widths is not None:
-            for term, part in zip(step.terms, gradient.split(record.widths, 1), strict=True):
-                self._arrive(term.value, part, 1.0, owned=False)
-        elif step.terms:
+        if step.terms:
             self._distribute(step, record.weights, gradient, owned)
 
     def _operation(self, step: Step, record: Record, gradient: Tensor) -> Tensor | None:

@@ -48,18 +48,17 @@ def removals(graph: Graph) -> list[tuple[Literal["node", "edge"], str, int, froz
     return found
 
 
-def damage_study(network: Network, accuracy: Callable[[], float]) -> Iterator[Damage]:
+def damage_study(network: Network, accuracy: Callable[[], float], undamaged: float) -> Iterator[Damage]:
     """Remove each node and each edge of each stage in turn; the network is whole again afterwards.
 
-    `accuracy` scores the network as it stands (0 to 1). The number of removals is known beforehand:
-    `removals` of each stage's graph.
+    `accuracy` scores the network as it stands (0 to 1), and `undamaged` is what it gave for the whole one.
+    The number of removals is known beforehand: `removals` of each stage's graph.
     """
-    whole = accuracy()
     for number, stage in enumerate(network.graph_stages):
         for kind, name, degree, edges in removals(stage.graph):
             stage.remove(edges)
             try:
-                loss = whole - accuracy()
+                loss = undamaged - accuracy()
             finally:
                 stage.remove([])
             yield Damage(number, kind, name, degree, loss, _orphans(stage.graph, edges))

@@ -1,6 +1,8 @@
 """Rows and reports made by hand."""
 
-from cluster.ledger import Row, RowStatus
+from collections.abc import Sequence
+
+from cluster.ledger import Ledger, Row, RowStatus
 from cluster.trial import Report
 from networks.complexity import Complexity
 from searchers.searcher import Candidate
@@ -24,6 +26,11 @@ def row(ask: int = 0, status: RowStatus = "ok", accuracy: float | None = 0.5, **
         "metrics": {} if accuracy is None else {METRIC: accuracy},
     }
     return Row.model_validate({**values, **changes})
+
+
+def commit(ledger: Ledger, rows: Sequence[Row]) -> None:
+    """As the next segment."""
+    ledger.append_at(len(ledger.segments()), rows)
 
 
 def report(

@@ -139,7 +139,7 @@ class Killed(BaseException):
     """The process dies here."""
 
 
-@pytest.mark.parametrize("call", [1, 2, 3, 4], ids=["fsync 1", "replace 1", "fsync 2", "replace 2"])
+@pytest.mark.parametrize("call", range(1, 6), ids=["file 1", "name 1", "folder 1", "file 2", "name 2"])
 def test_a_process_killed_while_it_saves_leaves_the_one_before(
     store: CheckpointStore, call: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +224,20 @@ def test_a_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         write_atomically(path, b"new and longer")
     assert path.read_bytes() == b"old"
     monkeypatch.undo()
+    steps: list[str] = []
+    real_sync, real_replace = os.fsync, Path.replace
+
+    def sync(handle: int) -> None:
+        steps.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        real_sync(handle)
+
+    def replace(self: Path, target: Path) -> Path:
+        steps.append("replace")
+        return real_replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", replace)
     write_atomically(path, b"new")
+    assert steps == [".report.json.draft", "replace", tmp_path.name]
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]

@@ -198,7 +198,7 @@ def test_time_left_counts_from_the_first_report(tmp_path: Path, monkeypatch: pyt
     now = 1000.0
     monkeypatch.setattr(cluster.progress.time, "monotonic", lambda: now)
     console = Console(file=io.StringIO(), width=200)
-    progress = Progress(console, small_recipe(tmp_path), 6)
+    progress = Progress(console, small_recipe(tmp_path), 6, lambda: 0)
     with progress:
         now += 100  # Ray starts
         progress.heard(Report(ask_index=0, epoch=1))
@@ -257,7 +257,7 @@ def test_waiting_for_mlflow_says_a_thing_once() -> None:
 
 def test_giving_up_on_mlflow_says_what_to_do() -> None:
     (line,) = drained(SlowWriter([]), 0.1)
-    assert "python -m cluster.writer runs/small-001" in line
+    assert "weft sync small-001" in line
     assert "nothing is lost" in line
 
 
@@ -314,3 +314,34 @@ def test_ctrl_c_before_the_start_writes_nothing(tmp_path: Path, monkeypatch: pyt
     assert ended.code == 130
     assert ended.err == "stopped before the search began; nothing was written\n"
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
+
+
+@pytest.mark.parametrize("moment", ["write_report", "_drain"])
+def test_ctrl_c_after_the_last_candidate_does_not_undo_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Grid, no_mlflow: None, moment: str
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    write_recipe(tmp_path)
+    monkeypatch.setattr(cluster.experiment, moment, stop)
+    ended = weft("search", "small.yaml", "--local", cwd=tmp_path)
+    assert ended.code == 130
+    assert "small-001 is complete" in ended.err
+    assert "weft sync runs/small-001" in ended.err
+    run = Run(tmp_path / "runs" / "small-001")
+    assert run.ending == "FINISHED"
+    assert run.ledger.digest() == undisturbed.run.ledger.digest()
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_undo_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_mlflow: None
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no room for pictures")
+
+    write_recipe(tmp_path)
+    monkeypatch.setattr(cluster.experiment, "write_report", fail)
+    with pytest.raises(OSError, match="no room for pictures"):
+        weft("search", "small.yaml", "--local", cwd=tmp_path)
+    assert Run(tmp_path / "runs" / "small-001").ending == "FINISHED"

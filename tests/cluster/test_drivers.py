@@ -11,8 +11,11 @@ import pytest
 from cluster.grid import Grid, drive_local
 from cluster.recipe import Recipe
 from cluster.trial import Report
+from networks.counters import counter_seed
 from networks.errors import UserError
 from tests.cluster.searches import new_grid, resumed_grid, small_recipe
+from trainers.data import DataSettings, open_data
+from trainers.training import Diverged, Trainer
 
 
 class Interrupted(BaseException):
@@ -91,6 +94,55 @@ def test_no_numbers_fail_one_candidate_alone(tmp_path: Path) -> None:
     assert all("not a number" in row.reason and "step" in row.reason for row in rows)
 
 
+def test_one_candidate_without_numbers_leaves_the_others_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = new_grid(small_recipe(tmp_path / "whole", stopping={"kind": "none"}))
+    drive_local(whole)
+    train_epoch = Trainer.train_epoch
+    spoilt = counter_seed(whole.search.recipe.seed, "candidate", 2)
+
+    def diverge(trainer: Trainer) -> dict[str, float]:
+        if trainer.seed == spoilt and trainer.epoch == 1:
+            raise Diverged("the training loss is not a number at or before step 9")
+        return train_epoch(trainer)
+
+    monkeypatch.setattr(Trainer, "train_epoch", diverge)
+    grid = new_grid(small_recipe(tmp_path / "spoilt", stopping={"kind": "none"}))
+    drive_local(grid)
+    expected, found = (list(one.run.ledger.rows()) for one in (whole, grid))
+    assert [row.status for row in found] == ["ok", "ok", "failed", "ok", "ok", "ok"]
+    assert "step 9" in found[2].reason and found[2].epoch == 1
+    others = [ask for ask in range(6) if ask != 2]
+    assert [found[ask].digest for ask in others] == [expected[ask].digest for ask in others]
+
+
+def test_storage_that_fails_ends_the_search_and_fails_no_candidate(
+    recipe: Recipe, undisturbed: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = new_grid(recipe)
+    with monkeypatch.context() as full:
+        full.setattr("cluster.checkpoints.write_atomically", no_space)
+        with pytest.raises(UserError, match=r"storage: .*No space left"):
+            drive_local(grid)
+    again = resumed_grid(recipe)
+    drive_local(again)
+    assert again.run.ledger.digest() == undisturbed.run.ledger.digest()
+
+
+def no_space(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_other_images_on_another_machine_are_refused(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = new_grid(recipe)
+    other = recipe.data.model_copy(update={"split_seed": 1})
+    monkeypatch.setattr("cluster.trial.open_data", lambda settings: open_data(other))
+    with pytest.raises(UserError, match=r"data: 'digits'.*the same images on every machine"):
+        drive_local(grid)
+    assert not list(grid.run.ledger.rows())
+
+
 # On Ray ---------------------------------------------------------------------------------------------
 
 
@@ -111,7 +163,7 @@ def assert_nothing_left() -> None:
         alive = [
             one
             for one in actors().values()
-            if "TuneTrial" in one["ActorClassName"] and one["State"] == "ALIVE"
+            if "Trainable" in one["ActorClassName"] and one["State"] == "ALIVE"
         ]
         if not alive:
             break
@@ -174,7 +226,40 @@ def test_a_candidate_whose_process_always_dies_fails_alone(shared_ray: None, tmp
     failed = [row for row in grid.run.ledger.rows() if row.status == "failed"]
     assert [row.candidate.ask_index for row in failed] == [2]
     assert "process died 2 times" in failed[0].reason
+    assert failed[0].epoch >= 1 and failed[0].seconds > 0 and failed[0].time > 0
     assert deaths == 2
+
+
+@pytest.mark.ray
+def test_a_candidate_whose_process_dies_while_it_starts_fails_alone(shared_ray: None, tmp_path: Path) -> None:
+    """Tune gives such a trial up at once, without trying it again; weft does."""
+    grid = new_grid(small_recipe(tmp_path, retries=1))
+    deadly = grid.search.recipe.model_copy(update={"data": DataSettings(name="tests.cluster.deadly:die")})
+    grid.configs[2] = grid.configs[2].model_copy(update={"recipe": deadly})
+    drive_tune(grid)
+    failed = [row for row in grid.run.ledger.rows() if row.status == "failed"]
+    assert [row.candidate.ask_index for row in failed] == [2]
+    assert "process died 2 times" in failed[0].reason
+
+
+@pytest.mark.ray
+def test_a_fault_of_storage_ends_a_search_on_ray(shared_ray: None, recipe: Recipe) -> None:
+    grid = new_grid(recipe)
+    for config in grid.configs:  # a file where the candidate's folder should be
+        config.checkpoints.folder.parent.mkdir(exist_ok=True)
+        config.checkpoints.folder.touch()
+    with pytest.raises(UserError, match="storage"):
+        drive_tune(grid)
+    assert not list(grid.run.ledger.rows())
+
+
+@pytest.mark.ray
+def test_no_numbers_fail_under_asha_too(shared_ray: None, tmp_path: Path) -> None:
+    training = {"epochs": 2, "batch_size": 32, "lr": 1e30}
+    grid = new_grid(small_recipe(tmp_path, training=training, stopping={"kind": "asha", "eta": 2}))
+    drive_tune(grid)
+    rows = list(grid.run.ledger.rows())
+    assert len(rows) == 6 and {row.status for row in rows} == {"failed"}
 
 
 @pytest.mark.ray
@@ -206,6 +291,30 @@ def test_more_than_the_cluster_has_is_refused_at_once(shared_ray: None) -> None:
         check_room(Resources(gpus=8))
     with pytest.raises(UserError, match=r"resources\.cpus: 64.*at most 2"):
         check_room(Resources(cpus=64))
+
+
+@pytest.mark.ray
+def test_room_is_looked_for_on_one_node(shared_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from cluster.recipe import Resources
+    from cluster.tune_driver import check_room
+
+    nodes = [{"Alive": True, "Resources": held} for held in ({"CPU": 16.0}, {"CPU": 4.0, "GPU": 1.0})]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    check_room(Resources(cpus=4, gpus=1))
+    with pytest.raises(UserError, match=r"resources: .*'CPU': 8.*16 CPU, 0 GPU or 4 CPU, 1 GPU"):
+        check_room(Resources(cpus=8, gpus=1))
+
+
+def test_workers_size_a_whole_number_of_cpus() -> None:
+    from cluster.recipe import Resources
+    from cluster.tune_driver import local_cpus
+
+    assert local_cpus(Resources(cpus=0.5, workers=4)) == 2
+    assert local_cpus(Resources()) is None
+    with pytest.raises(UserError, match=r"resources\.workers: 1"):
+        local_cpus(Resources(cpus=0.5, workers=1))
 
 
 def test_trials_that_compute_otherwise_are_not_mixed_unasked(

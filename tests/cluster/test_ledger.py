@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import threading
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from cluster.ledger import Ledger, Row, read_segment
 from cluster.recorder import Entrant, Recorder
 from networks.complexity import Complexity
 from networks.errors import UserError
-from tests.cluster.rows import METRIC, candidate, report, row
+from tests.cluster.rows import METRIC, candidate, commit, report, row
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def ledger(tmp_path: Path) -> Ledger:
 
 def filled(ledger: Ledger) -> Ledger:
     for segment in ([row(0), row(1, accuracy=0.25)], [row(2)], [row(3, "failed", None, reason="why")]):
-        ledger.append(segment)
+        commit(ledger, segment)
     return ledger
 
 
@@ -71,6 +72,38 @@ def test_writers_at_the_same_moment_get_one_place_between_them(ledger: Ledger) -
     assert [one.candidate.ask_index for one in ledger.rows()] == won
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077], ids=oct)
+def test_segments_may_be_read_by_whom_the_umask_allows(ledger: Ledger, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        ledger.append_at(0, [row(0)])
+    finally:
+        os.umask(before)
+    assert ledger.segments()[0].stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_a_committed_segment_outlasts_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is synced after the segment has its name, and so is the one that holds a new folder."""
+    ledger, said = Ledger(tmp_path / "run" / "ledger"), []
+    real_sync, real_link = os.fsync, os.link
+
+    def sync(handle: int) -> None:
+        said.append(Path(os.readlink(f"/proc/self/fd/{handle}")))
+        real_sync(handle)
+
+    def link(draft: Path, path: Path) -> None:
+        said.append("link")
+        real_link(draft, path)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "link", link)
+    ledger.append_at(0, [row(0)])
+    place = said.index("link")
+    assert said[place + 1 :] == [ledger.folder]
+    assert said[place - 1].name == "00000000.json"
+    assert {tmp_path, tmp_path / "run"} <= set(said[:place])
+
+
 def edited(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
@@ -104,7 +137,7 @@ def test_a_damaged_segment_is_refused_by_name(ledger: Ledger, damage) -> None:
 
 def test_a_segment_that_is_missing_is_named(ledger: Ledger) -> None:
     filled(ledger).segments()[1].unlink()
-    for use in (lambda: list(ledger.rows()), ledger.segments, lambda: ledger.append([row(4)])):
+    for use in (lambda: list(ledger.rows()), ledger.segments, lambda: commit(ledger, [row(4)])):
         with pytest.raises(UserError, match=r"00000001\.json.*missing"):
             use()
 
@@ -113,15 +146,16 @@ def test_what_a_dead_writer_left_does_not_count(ledger: Ledger) -> None:
     filled(ledger)
     (ledger.folder / ".draft-abc").write_text("half a segm")
     assert len(ledger.segments()) == 3
-    assert ledger.append([row(4)]).name == "00000003.json"
+    commit(ledger, [row(4)])
+    assert ledger.segments()[-1].name == "00000003.json"
 
 
 def test_the_digest_is_of_what_was_found_not_of_how(tmp_path: Path) -> None:
     one, other, again = (Ledger(tmp_path / name) for name in "abc")
-    one.append([row(0), row(1)])
-    other.append([row(0, seconds=3.5, place="elsewhere:7", time=99)])
-    other.append([row(1, seconds=0.5)])
-    again.append([row(0), row(1, accuracy=0.5000000001)])
+    commit(one, [row(0), row(1)])
+    commit(other, [row(0, seconds=3.5, place="elsewhere:7", time=99)])
+    commit(other, [row(1, seconds=0.5)])
+    commit(again, [row(0), row(1, accuracy=0.5000000001)])
     assert one.digest() == other.digest()
     assert one.digest() != again.digest()
 
@@ -151,7 +185,7 @@ def test_the_digest_covers_everything_else(changes: dict[str, object]) -> None:
 def test_any_metrics_come_back_as_they_were(tmp_path_factory, metrics: dict[str, float]) -> None:
     """NaN and infinities are kept too: a segment that holds them is as readable as any."""
     ledger = Ledger(tmp_path_factory.mktemp("ledger"))
-    ledger.append([row(0, accuracy=None, metrics=metrics, curve=({"epoch": 1.0, **metrics},))])
+    commit(ledger, [row(0, accuracy=None, metrics=metrics, curve=({"epoch": 1.0, **metrics},))])
     (found,) = ledger.rows()
     assert found.metrics.keys() == metrics.keys()
     for name, value in metrics.items():

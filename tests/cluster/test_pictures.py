@@ -6,17 +6,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from PIL import Image
 
+from cluster.checkpoints import CheckpointStore
 from cluster.layout import NODE_ROOM, lay_out
 from cluster.ledger import Row
-from cluster.pictures import draw_architecture, draw_curves, draw_damage, draw_leaders, save_figure
+from cluster.pictures import (
+    draw_architecture,
+    draw_curves,
+    draw_damage,
+    draw_leaders,
+    save_figure,
+    trained_weights,
+)
 from networks.architecture import Architecture, Shape
 from networks.complexity import Complexity
 from networks.generators import BarabasiAlbert, ErdosRenyi, RandomGraph, WattsStrogatz
 from networks.graph import Edge, Graph, Node
+from networks.network import build_network
 from networks.randwire import RandWireTemplate, stage_graph
 from searchers.searcher import Candidate
 from trainers.damage import Damage
@@ -116,6 +126,30 @@ def test_edges_follow_their_weights(architecture: Architecture) -> None:
     heavy, light = edges[3], edges[4]
     assert heavy.get_linewidth() > 3 * light.get_linewidth()
     assert (heavy.get_alpha() or 0) > (light.get_alpha() or 0)
+
+
+def test_the_weights_of_a_trained_network_are_drawn(architecture: Architecture, tmp_path: Path) -> None:
+    """What a trainer's checkpoint holds reaches the edges that learned it, as the network uses it."""
+    network = build_network(architecture, 0)
+    draws = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for stage in network.graph_stages:
+            stage.edge_values.copy_(3 * torch.randn(len(stage.edge_values), generator=draws))
+    store = CheckpointStore(tmp_path)
+    store.save(1, {f"network.{name}": value for name, value in network.state_dict().items()}, {})
+    checkpoint = store.newest()
+    assert checkpoint is not None
+    weights = trained_weights(architecture, checkpoint.tensors)
+    assert weights == {
+        (number, position): pytest.approx(torch.sigmoid(stage.edge_values[factor]).item())
+        for number, stage in enumerate(network.graph_stages)
+        for factor, position in enumerate(stage.weighted_edges)
+    }
+    drawn = edges_of(draw_architecture(architecture, "trained", weights))
+    start = len(architecture.graph(0).edges)
+    strongest = max((weight, edge) for (stage, edge), weight in weights.items() if stage == 1)[1]
+    weakest = min((weight, edge) for (stage, edge), weight in weights.items() if stage == 1)[1]
+    assert drawn[start + strongest].get_linewidth() > 2 * drawn[start + weakest].get_linewidth()
 
 
 def make_row(ask: int, setting: str, seed: int, status: str, curve: list[float], start: int = 1) -> Row:

@@ -31,7 +31,7 @@ def plain(tmp_path: Path, **changes: object) -> tuple[Progress, io.StringIO]:
     """Six candidates, rungs at 1, 2 and 4 of 4 epochs: 6 + 3 + 2 * 2 = 13 epochs are planned."""
     out = io.StringIO()
     console = Console(file=out, highlight=False, soft_wrap=True)
-    return Progress(console, small_recipe(tmp_path, **changes), 6), out
+    return Progress(console, small_recipe(tmp_path, **changes), 6, lambda: 2), out
 
 
 def test_epochs_are_planned_as_the_recipe_stops(tmp_path: Path, time: Clock) -> None:
@@ -43,23 +43,23 @@ def test_epochs_are_planned_as_the_recipe_stops(tmp_path: Path, time: Clock) -> 
 def test_candidates_are_counted_by_where_they_stand(tmp_path: Path, time: Clock) -> None:
     progress, _ = plain(tmp_path)
     with progress:
-        assert "0/6 candidates · 0 done, 0 running, 0 stopped" in progress.line().plain
+        assert "0/6 candidates · 0 done, 2 running, 0 stopped" in progress.line().plain
         for ask in range(6):
             progress.heard(report(ask, 1))
         progress.heard(report(0, 1))  # said again
-        assert "0 done, 0 running, 6 waiting for their rung, 0 stopped · epoch 6 of" in progress.line().plain
+        assert "0 done, 2 running, 6 waiting for their rung, 0 stopped · epoch 6 of" in progress.line().plain
         progress.committed(
             [row(ask, "promoted", ask / 10, epoch=1) for ask in (3, 4, 5)]
             + [row(ask, "stopped", 0.3, epoch=1) for ask in (0, 1)]
             + [row(2, "failed", None, epoch=1)]
         )
         text = progress.line().plain
-        assert "3/6 candidates · 0 done, 3 running, 2 stopped, 1 failed" in text
+        assert "3/6 candidates · 0 done, 2 running, 2 stopped, 1 failed" in text
         assert "best 50.00 % (WS(4, 0.75) seed 6)" in text
         progress.heard(report(5, 2, accuracy=0.99))  # counts once it is committed
         assert "best 50.00 %" in progress.line().plain and "epoch 7 of" in progress.line().plain
         progress.committed([row(3, "ok", 0.625, epoch=4), row(4, "ok", 0.5, epoch=4)])
-        assert "5/6 candidates · 2 done, 0 running, 1 waiting for their rung" in progress.line().plain
+        assert "5/6 candidates · 2 done, 2 running, 1 waiting for their rung" in progress.line().plain
         assert "best 62.50 % (WS(4, 0.75) seed 4)" in progress.line().plain
 
 
@@ -129,7 +129,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path: Path, time: Clock) -> 
 def test_a_terminal_gets_one_line_that_renews_itself(tmp_path: Path) -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=200, _environ={"TERM": "xterm"})
-    with Progress(console, small_recipe(tmp_path), 6) as progress:
+    with Progress(console, small_recipe(tmp_path), 6, lambda: 0) as progress:
         for ask in range(6):
             progress.heard(report(ask, 1))
     assert "\x1b[" in out.getvalue()

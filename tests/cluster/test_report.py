@@ -1,15 +1,17 @@
 """The report: who ranks before whom, settings compared, and that it renders."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from cluster.ledger import Ledger, Row
 from cluster.recipe import Recipe
-from cluster.report import Group, groups, markdown, newest, rank, report, to_json
+from cluster.report import Group, groups, markdown, newest, rank, report
 from cluster.run import Run
-from tests.cluster.rows import METRIC, row
+from cluster.standing import Standing
+from tests.cluster.rows import METRIC, commit, row
 from tests.cluster.searches import small_recipe
 
 
@@ -37,6 +39,26 @@ def test_longer_training_ranks_first_then_the_metric_then_the_ask() -> None:
     ]
     assert order(rows) == [3, 4, 2, 7, 5, 1, 0, 6]
     assert order(rows[::-1]) == order(rows)
+
+
+def test_the_report_and_mlflow_rank_alike(tmp_path: Path) -> None:
+    """NaN and failed ones have no place among the leaders, and stand last in the report."""
+    rows = [
+        row(0, "stopped", 0.99, epoch=1),
+        row(1, "ok", 0.8, epoch=4),
+        row(2, "ok", math.nan, epoch=4),
+        row(3, "failed", None, epoch=4, reason="why"),
+        row(4, "ok", 0.9, epoch=4),
+        row(5, "ok", 0.8, epoch=4),
+        row(6, "stopped", -0.5, epoch=4),
+    ]
+    ledger = Ledger(tmp_path)
+    commit(ledger, rows)
+    standing = Standing(ledger, METRIC)
+    standing.update(0, rows)
+    leaders = [one.candidate.ask_index for one in standing.leaders()]
+    assert leaders == [4, 1, 5, 6, 0]
+    assert order(rows) == [*leaders, 2, 3]
 
 
 def test_settings_are_compared_by_those_who_finished() -> None:
@@ -68,13 +90,13 @@ def reported(tmp_path: Path, **changes: object) -> tuple[dict, list[Row]]:
         row(2, "failed", None, epoch=2, reason="out of memory (x); try a smaller training.batch_size"),
     ]
     folder = tmp_path / "small-001"
-    Ledger(folder / "ledger").append(rows)
+    commit(Ledger(folder / "ledger"), rows)
     return report(Run(folder), recipe, rows), rows
 
 
 def test_the_report_counts_and_goes_to_json(tmp_path: Path) -> None:
     found, _ = reported(tmp_path)
-    assert json.loads(to_json(found)) == found == json.loads(json.dumps(found, allow_nan=False))
+    assert found == json.loads(json.dumps(found, allow_nan=False))
     counts = ("run", "candidates", "finished", "stopped", "failed", "epochs_trained", "epochs_of_full_grid")
     assert [found[name] for name in counts] == ["small-001", 3, 1, 1, 1, 7, 12]
     assert found["stopping_depends_on_timing"] is False

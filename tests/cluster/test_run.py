@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from cluster.preparation import Search
 from cluster.recipe import Recipe
 from cluster.run import Run, check_storage, runs_of
+from cluster.version import code_version
 from networks.errors import UserError
 from tests.cluster.searches import small_recipe
 
@@ -60,10 +61,20 @@ def test_a_run_says_what_it_is_of(prepared: Search, tmp_path: Path) -> None:
     assert run.recipe == made.recipe
     assert Recipe.model_validate(yaml.safe_load((run.folder / "recipe.yaml").read_text())) == made.recipe
     assert run.about["data_digest"] == prepared.data.digest
-    assert run.about["tracking_uri"] == f"sqlite:///{run.folder}/mlflow.db"
+    assert run.about["commit"] == code_version()
     assert run.pictures.is_dir() and run.ending is None
     run.finish("KILLED")
     assert Run(run.folder).ending == "KILLED"
+
+
+def test_a_run_may_be_moved(prepared: Search, tmp_path: Path) -> None:
+    run = Run.create(search(prepared, tmp_path))
+    assert run.tracking_uri == f"sqlite:///{tmp_path}/small-001/mlflow.db"
+    moved = Run(run.folder.rename(tmp_path / "elsewhere"))
+    assert moved.tracking_uri == f"sqlite:///{tmp_path}/elsewhere/mlflow.db"
+    assert str(run.folder) not in (moved.folder / "run.json").read_text()
+    named = Run.create(search(prepared, tmp_path, tracking={"uri": "http://somewhere:5000"}))
+    assert named.tracking_uri == "http://somewhere:5000"
 
 
 # Finding --------------------------------------------------------------------------------------------
@@ -117,6 +128,30 @@ def test_an_unfinished_run_is_resumed_wherever_it_is_run(prepared: Search, tmp_p
         assert Run.resumable(search(prepared, tmp_path)).folder == run.folder
 
 
+def test_a_resumed_run_takes_over_where_it_is_tracked_and_run(prepared: Search, tmp_path: Path) -> None:
+    run = Run.create(search(prepared, tmp_path))
+    before = run.about
+    server = {"uri": "http://somewhere:5000", "runs": "frontier"}
+    changed = search(prepared, tmp_path, tracking=server, resources={"cpus": 2})
+    Run.resumable(changed).adopt(changed.recipe)
+    assert run.tracking_uri == "http://somewhere:5000"
+    assert run.about["runs"] == "frontier" and run.recipe == changed.recipe
+    assert Recipe.model_validate(yaml.safe_load((run.folder / "recipe.yaml").read_text())) == changed.recipe
+    kept = (
+        "run",
+        "experiment",
+        "recipe_digest",
+        "space_digest",
+        "data_digest",
+        "metric",
+        "created",
+        "commit",
+    )
+    assert {name: run.about[name] for name in kept} == {name: before[name] for name in kept}
+    run.adopt(search(prepared, tmp_path).recipe)
+    assert run.about == before
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -148,10 +183,22 @@ def test_a_finished_run_is_not_resumed(prepared: Search, tmp_path: Path) -> None
         Run.resumable(search(prepared, tmp_path))
 
 
-def test_only_the_newest_run_is_resumed(prepared: Search, tmp_path: Path) -> None:
-    Run.create(search(prepared, tmp_path))
-    Run.create(search(prepared, tmp_path)).finish("FINISHED")
-    with pytest.raises(UserError, match="small-002"):
+def test_the_newest_unfinished_run_of_the_recipe_is_resumed(prepared: Search, tmp_path: Path) -> None:
+    """Whatever lies between: finished runs, runs of a changed recipe, runs of other images."""
+    runs = [Run.create(search(prepared, tmp_path, seed=seed)) for seed in (0, 0, 0, 0, 1)]
+    runs[2].write_json("run.json", {**runs[2].about, "data_digest": "of other images"})
+    runs[3].finish("FINISHED")
+    assert Run.resumable(search(prepared, tmp_path)).name == "small-002"
+    assert Run.resumable(search(prepared, tmp_path, seed=1)).name == "small-005"
+    with pytest.raises(UserError, match=r"'small-005'.*changed since"):
+        Run.resumable(search(prepared, tmp_path, seed=2))
+    runs[1].finish("FINISHED")
+    assert Run.resumable(search(prepared, tmp_path)).name == "small-001"
+    runs[0].finish("FINISHED")
+    with pytest.raises(UserError, match="others"):
+        Run.resumable(search(prepared, tmp_path))
+    runs[2].finish("FINISHED")
+    with pytest.raises(UserError, match="weft show small-004"):
         Run.resumable(search(prepared, tmp_path))
 
 

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,12 +24,14 @@ from mlflow.exceptions import MlflowException
 import cluster.writer
 from cluster.ledger import Ledger, Row
 from cluster.mlflow_view import flatten, without_secrets
+from cluster.run import Run
 from cluster.standing import Standing
 from cluster.tracker import Cursor, WriterProcess, check_tracking, clean, redacted
 from cluster.writer import Writer, only_writer
 from networks.complexity import Complexity
 from networks.errors import UserError
 from searchers.searcher import Candidate
+from tests.cluster.rows import commit as append
 
 CREATED = 1_790_000_000_000
 SECRET = "hunter2"
@@ -100,7 +103,7 @@ SEGMENTS = [
 
 def commit(run: Path, segments: list[list[Row]] = SEGMENTS) -> None:
     for rows in segments:
-        Ledger(run / "ledger").append(rows)
+        append(Ledger(run / "ledger"), rows)
 
 
 def finish(run: Path, status: str = "FINISHED") -> None:
@@ -116,7 +119,7 @@ def finish(run: Path, status: str = "FINISHED") -> None:
 
 
 def client_of(run: Path) -> MlflowClient:
-    return MlflowClient(json.loads((run / "run.json").read_text())["tracking_uri"])
+    return MlflowClient(Run(run).tracking_uri)
 
 
 def read_back(run: Path) -> dict[str, dict[str, Any]]:
@@ -285,6 +288,23 @@ def test_artifacts_of_the_parent(new_run: Callable[..., Path]) -> None:
     assert list(frame["candidate_id"]) == [row.candidate.id for row in Ledger(run / "ledger").rows()]
     assert list(frame["names.seed"]) == [0, 1, 2, 3, 4, 0, 3]
     assert list(frame["metrics.validation_accuracy"].round(3).dropna()) == [0.5, 0.3, 0.6, 0.4, 0.7]
+
+
+def test_a_moved_run_goes_on_in_its_own_database(new_run: Callable[..., Path]) -> None:
+    run = new_run("before", tracking_uri=None)
+    commit(run, SEGMENTS[:1])
+    # In a process of its own, because MLflow remembers where each run's artifacts are.
+    first = subprocess.run([sys.executable, "-m", "cluster.writer", str(run)], capture_output=True, text=True)
+    assert first.returncode == 1, first.stderr
+    moved = run.rename(run.with_name("after"))
+    commit(moved, SEGMENTS[1:])
+    finish(moved)
+    assert Writer(moved).serve() == 0
+    assert not run.exists()
+    assert set(read_back(moved)) == {"parent", *(ident(ask) for ask in range(5))}
+    assert (moved / "mlartifacts").is_dir()
+    assert "leaders.csv" in artifacts(moved)
+    assert "WS(4, 0.75) seed 0" in artifact(moved, "leaders.csv").read_text()
 
 
 def test_no_secret_reaches_mlflow(new_run: Callable[..., Path]) -> None:
@@ -511,7 +531,7 @@ def test_the_process_follows_a_search_to_its_end(new_run: Callable[..., Path]) -
         assert writer.drain(60, waits.append)
         assert writer.drain(1)
     finally:
-        writer.stop()
+        stop(writer)
     assert waits
     assert max(waits) <= 2
     assert len(read_back(run)) == 6
@@ -538,11 +558,17 @@ def test_the_process_ends_after_its_driver_and_on_sigterm(new_run: Callable[...,
         wait_for(lambda: second.outbox == 0 and read_back(run)["parent"]["status"] == "RUNNING")
         assert not second.drain(0.6)  # no finished.json: it has not ended
     finally:
-        second.stop()
+        stop(second)
     assert not second.running
     assert second._process is not None
     assert second._process.returncode == 1, "SIGTERM is a clean end"
     assert len(read_back(run)) == 6
+
+
+def stop(writer: WriterProcess) -> None:
+    if writer._process is not None:
+        writer._process.send_signal(signal.SIGTERM)
+        writer._process.wait(30)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -647,7 +673,7 @@ def test_standing_ranks_by_the_newest_row(tmp_path: Path) -> None:
     ]
     points = []
     for number, rows in enumerate(segments):
-        ledger.append(rows)
+        append(ledger, rows)
         points += standing.update(number, rows)
     # 0 fell to 0.5, yet was trained longer than 1; 4 ties with it and was asked later; 2 is NaN, 3 failed.
     assert [(row.candidate.ask_index, row.rung) for row in standing.leaders()] == [(0, 1), (4, 1), (1, 0)]

@@ -46,9 +46,6 @@ class _PerEdge:
 
     def _aggregate(self, node: int) -> Tensor:
         present = self._present(node)
-        if self.graph.aggregation_of[node] == "concat":
-            incoming = self.graph.incoming[node]
-            return torch.cat([self._carried(e) if e in present else self._nothing(e) for e in incoming], 1)
         if not present:
             return self._nothing(self.graph.incoming[node][0])
         z = self._carried(present[0])

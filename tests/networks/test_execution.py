@@ -134,7 +134,7 @@ def mixed_graph() -> Graph:
         Node(id=5, operation=pool, aggregation="mean"),
         Node(id=6, operation="identity", aggregation="sum"),
         Node(id=7, operation=sep, aggregation="weighted_sum"),
-        Node(id=8, aggregation="concat"),
+        Node(id=8, aggregation="mean"),
     )
     edges = (
         Edge(source=0, target=1),

@@ -26,7 +26,6 @@ from networks.generators import (
     RandomGraph,
     WattsStrogatz,
     Wiring,
-    connectivity_threshold,
     paper_grid,
 )
 from networks.randwire import RandWireTemplate
@@ -54,7 +53,7 @@ def undirected(wiring: Wiring) -> nx.Graph:
 
 
 def longest_path(n: int, edges: list[tuple[int, int]]) -> int:
-    """Nodes on the longest path, by networkx and not by `Wiring.depth`."""
+    """Nodes on the longest path, by networkx."""
     graph = nx.DiGraph(edges)
     graph.add_nodes_from(range(n))
     return nx.dag_longest_path_length(graph) + 1
@@ -97,7 +96,14 @@ def test_r2_probability_of_a_connected_graph(
 
 
 def test_r2_connectivity_threshold_at_32_nodes() -> None:
-    assert connectivity_threshold(32) == pytest.approx(0.1083, abs=5e-5)
+    """ln(n)/n = 0.1083: at half of it no graph is connected, at twice it nearly all are."""
+    threshold = math.log(N) / N
+    assert threshold == pytest.approx(0.1083, abs=5e-5)
+    connected = [
+        statistics.mean(wiring.connected for wiring in draws(ErdosRenyi(p=factor * threshold), 500))
+        for factor in (0.5, 1, 2)
+    ]
+    assert connected[0] < 0.02 and 0.2 < connected[1] < 0.6 and connected[2] > 0.95
 
 
 def test_r2_require_connected_changes_only_disconnected_graphs() -> None:
@@ -284,7 +290,8 @@ def test_r7_ws_without_randomness() -> None:
     ring = {tuple(sorted((v, (v + i) % N))) for v in range(N) for i in (1, 2)}
     assert set(wirings[0].edges) == ring
     assert nx.average_clustering(undirected(wirings[0])) == 0.5
-    assert (len(wirings[0].sources), len(wirings[0].sinks), wirings[0].depth) == (1, 1, 32)
+    assert (len(wirings[0].sources), len(wirings[0].sinks)) == (1, 1)
+    assert longest_path(N, list(wirings[0].edges)) == 32
 
 
 @pytest.mark.parametrize(("p", "depth", "relabelled"), [(0.25, 24.4, 7.1), (0.75, 10.06, 7.4)])
@@ -292,13 +299,12 @@ def test_r8_index_rule(p: float, depth: float, relabelled: float) -> None:
     """Clockwise indices give deep graphs; shuffled ones (the control) give shallow ones."""
     wirings = draws(WattsStrogatz(k=4, p=p), 1000)
     depths = [longest_path(N, list(wiring.edges)) for wiring in wirings]
-    assert depths == [wiring.depth for wiring in wirings]
     assert statistics.mean(depths) == pytest.approx(depth, abs=0.5)
     rng, control = random.Random(0), []
     for wiring in wirings:
         index = rng.sample(range(N), N)
-        edges = sorted((min(index[u], index[v]), max(index[u], index[v])) for u, v in wiring.edges)
-        control.append(Wiring(n=N, edges=tuple(edges)).depth)
+        edges = [(min(index[u], index[v]), max(index[u], index[v])) for u, v in wiring.edges]
+        control.append(longest_path(N, edges))
     assert statistics.mean(control) == pytest.approx(relabelled, abs=0.5)
 
 
@@ -368,7 +374,6 @@ def test_every_wiring_is_a_simple_graph_in_index_order(generator: RandomGraph, n
     assert wiring.sources == tuple(node for node in range(n) if node not in targets)
     assert wiring.sinks == tuple(node for node in range(n) if node not in starts)
     assert sum(wiring.in_degree) == sum(wiring.out_degree) == len(wiring.edges)
-    assert wiring.depth == longest_path(n, list(wiring.edges))
     assert Wiring.model_validate_json(wiring.model_dump_json()) == wiring
 
 

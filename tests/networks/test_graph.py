@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import networkx as nx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -155,7 +156,7 @@ def test_refuses_slots_that_are_not_0_to_k(slot: int) -> None:
         graph(edges=[*EDGES[:3], {**EDGES[3], "slot": slot}])
 
 
-@pytest.mark.parametrize("aggregation", ["sum", "mean", "concat"])
+@pytest.mark.parametrize("aggregation", ["sum", "mean"])
 @pytest.mark.parametrize("weight", ["sigmoid", "real"])
 def test_refuses_a_weight_where_nothing_is_weighted(aggregation: str, weight: str) -> None:
     with refused("node 3: aggregation", aggregation, "weighted_sum"):
@@ -163,6 +164,11 @@ def test_refuses_a_weight_where_nothing_is_weighted(aggregation: str, weight: st
             nodes=[*NODES[:3], {"id": 3, "aggregation": aggregation}],
             edges=[*EDGES[:2], {**EDGES[2], "weight": weight}, {**EDGES[3], "weight": "none"}],
         )
+
+
+def test_refuses_an_aggregation_that_is_not_built() -> None:
+    with pytest.raises(ValidationError, match="'sum', 'weighted_sum' or 'mean'"):
+        graph(nodes=[*NODES[:3], {"id": 3, "aggregation": "concat"}])
 
 
 def test_refuses_an_input_with_an_operation() -> None:
@@ -246,7 +252,9 @@ def test_every_wiring_makes_a_valid_graph_with_sound_levels(wiring: Wiring) -> N
     for node in made.order:
         sources = [level[edge.source] for edge in made.incoming[node]]
         assert level[node] == (1 + max(sources) if sources else 0)
-    assert len(made.levels) == wiring.depth + 2
+    edges = nx.DiGraph(wiring.edges)
+    edges.add_nodes_from(range(wiring.n))
+    assert len(made.levels) == nx.dag_longest_path_length(edges) + 1 + 2
     weighted = sum(degree for degree in wiring.in_degree if degree > 1)
     assert sum(edge.weight == "sigmoid" for edge in made.edges) == weighted
 
@@ -262,7 +270,7 @@ def dags(draw: st.DrawFn) -> Graph:
               if i not in followed]  # fmt: skip
     pairs += draw(st.lists(st.sampled_from(pairs), max_size=3))
     taken, edges = [0] * count, []
-    aggregation = [draw(st.sampled_from(["sum", "weighted_sum", "mean", "concat"])) for _ in ids]
+    aggregation = [draw(st.sampled_from(["sum", "weighted_sum", "mean"])) for _ in ids]
     for source, target in pairs:
         weighted = aggregation[target] == "weighted_sum"
         weight = draw(st.sampled_from(["none", "sigmoid", "real"])) if weighted else "none"

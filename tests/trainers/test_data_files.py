@@ -134,8 +134,6 @@ def test_cifar_is_downloaded_once(offered: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_download_that_fails_leaves_nothing_behind(offered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = cifar.ARCHIVES["cifar10"]
-    with pytest.raises(UserError, match="nor leave to fetch it"):
-        open_data(DataSettings(name="cifar10"), download=False)
     monkeypatch.setitem(cifar.ARCHIVES, "cifar10", good._replace(md5="0" * 32))
     assert f"its MD5 sum is {good.md5}" in str(refusal(name="cifar10"))
     monkeypatch.setitem(

@@ -68,10 +68,10 @@ ARCHIVES = {
 }
 
 
-def read_cifar(settings: DataSettings, may_download: bool) -> Source:
+def read_cifar(settings: DataSettings) -> Source:
     """From the folder or archive that `path` names, else from the cache, where it is downloaded to once."""
     archive = ARCHIVES[settings.name]
-    path = _locate(archive, settings, may_download)
+    path = _locate(archive, settings)
     files = _read_folder(archive, path) if path.is_dir() else _read_archive(archive, path)
     classes = tuple(files[archive.names].decode(errors="replace").split())
     complaint = file_complaint(path)
@@ -86,7 +86,7 @@ def read_cifar(settings: DataSettings, may_download: bool) -> Source:
     )
 
 
-def _locate(archive: Archive, settings: DataSettings, may_download: bool) -> Path:
+def _locate(archive: Archive, settings: DataSettings) -> Path:
     if len(settings.paths) > 1:
         raise UserError("path", [str(path) for path in settings.paths], f"one folder, or one {archive.file}")
     if settings.paths:
@@ -97,13 +97,6 @@ def _locate(archive: Archive, settings: DataSettings, may_download: bool) -> Pat
     cached = cache_folder() / archive.file
     if cached.is_file():
         return cached
-    if not may_download:
-        raise UserError(
-            "path",
-            None,
-            f"a folder, or an {archive.file}",
-            f"There is no {cached}, nor leave to fetch it.",
-        )
     return download(archive.url, archive.md5, cached)
 
 

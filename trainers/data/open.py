@@ -18,7 +18,6 @@ from trainers.data.user import read_user
 class Request(NamedTuple):
     settings: DataSettings
     field: str
-    download: bool
 
 
 class Kind(NamedTuple):
@@ -34,8 +33,8 @@ SPECIAL = ("path", "test_path", "image_size", "center_crop", "workers", "augment
 
 SETS: Mapping[str, Kind] = {
     "digits": Kind(lambda request: read_digits()),
-    "cifar10": Kind(lambda request: read_cifar(request.settings, request.download), may=("path",)),
-    "cifar100": Kind(lambda request: read_cifar(request.settings, request.download), may=("path",)),
+    "cifar10": Kind(lambda request: read_cifar(request.settings), may=("path",)),
+    "cifar100": Kind(lambda request: read_cifar(request.settings), may=("path",)),
     "npz": Kind(lambda request: read_npz(request.settings), needs=("path",)),
     "jpeg_npz": Kind(
         lambda request: read_jpeg_npz(request.settings),
@@ -51,15 +50,15 @@ SETS: Mapping[str, Kind] = {
 USER = Kind(lambda request: read_user(request.settings), may=SPECIAL)
 
 
-def open_data(settings: DataSettings, *, field: str = "data", download: bool = True) -> Data:
+def open_data(settings: DataSettings, *, field: str = "data") -> Data:
     """The data set that the settings describe, on the CPU.
 
     `field` is where the settings stand in the recipe. Raises `UserError` for everything that cannot be
-    used, and downloads a CIFAR set that is not there yet unless `download` is false.
+    used, and downloads a CIFAR set that is not there yet.
     """
     try:
         kind = check_settings(settings)
-        opened = kind.read(Request(settings, field, download))
+        opened = kind.read(Request(settings, field))
         return TensorData(opened, settings) if isinstance(opened, Source) else opened
     except UserError as error:
         raise error.under(field) from error.__cause__
