@@ -30,7 +30,7 @@ ready: $(READY)
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("weft needs Python 3.11 or newer; set PYTHON=...") if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing weft and what it needs into $(VENV): about 2 GB, a few minutes the first time"
+	@echo "installing weft and what it needs into $(VENV): about 2.2 GB, a few minutes the first time"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch>=2.11,<2.14"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $(READY)

@@ -170,8 +170,11 @@ def ui(
 ) -> None:
     """Open MLflow on a run's database (Ctrl-C ends it)."""
     from cluster.run import Run
+    from cluster.tracker import follow_move
 
-    uri = Run.find(run, storage).tracking_uri
+    found = Run.find(run, storage)
+    follow_move(found)
+    uri = found.tracking_uri
     if uri.startswith("http"):
         out.print(f"this run is in the MLflow at {uri}")
         return

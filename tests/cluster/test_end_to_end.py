@@ -76,7 +76,7 @@ def assert_same(report: dict[str, Any], expected: dict[str, Any]) -> None:
 
 def assert_in_mlflow(run: Run, *, status: str = "FINISHED") -> None:
     """The parent and every candidate of the ledger stand in MLflow once, with all that is known of them."""
-    client = MlflowClient(run.about["tracking_uri"])
+    client = MlflowClient(run.tracking_uri)
     experiment = client.get_experiment_by_name("small")
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id])
