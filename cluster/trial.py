@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cluster.checkpoints import CheckpointStore
 from cluster.recipe import Recipe
+from networks.architecture import canonical_json
 from networks.counters import counter_seed
 from networks.errors import UserError
 from networks.network import build_network
@@ -41,6 +42,12 @@ class TrialConfig(BaseModel):
 
 def candidate_folder(run: Path, candidate: Candidate) -> Path:
     return run / "candidates" / f"{candidate.ask_index:06d}-{candidate.id}"
+
+
+def candidate_seed(recipe: Recipe, names: dict[str, Any]) -> int:
+    """What a candidate's weights and batches are drawn from: of the recipe's seed and of what the candidate
+    is, so that it trains alike in every grid that holds it."""
+    return counter_seed(recipe.seed, "candidate", canonical_json(names))
 
 
 class Report(BaseModel):
@@ -127,8 +134,9 @@ class TrainingTrial:
             self._data = (recipe.data, open_data(recipe.data))
         data = self._data[1]
         self._numerics = numerics(device, recipe.training.channels_last)
-        architecture = recipe.space.build(data.image, len(data.classes)).decode(config.candidate.genes)
-        seed = counter_seed(recipe.seed, "candidate", config.candidate.ask_index)
+        space, genes = recipe.space.build(data.image, len(data.classes)), config.candidate.genes
+        seed = candidate_seed(recipe, space.names(genes))
+        architecture = space.decode(genes)
         return Trainer(build_network(architecture, seed), data, recipe.training, seed, device)
 
     def step(self) -> Report:

@@ -10,10 +10,9 @@ import pytest
 
 from cluster.grid import Grid, drive_local
 from cluster.recipe import Recipe
-from cluster.trial import Report
-from networks.counters import counter_seed
+from cluster.trial import Report, candidate_seed
 from networks.errors import UserError
-from tests.cluster.searches import new_grid, resumed_grid, small_recipe
+from tests.cluster.searches import SMALL, new_grid, resumed_grid, small_recipe
 from trainers.data import DataSettings, open_data
 from trainers.training import Diverged, Trainer
 
@@ -67,6 +66,20 @@ def test_another_seed_gives_another_search(tmp_path: Path, undisturbed: Grid) ->
     assert grid.run.ledger.digest() != undisturbed.run.ledger.digest()
 
 
+def test_a_candidate_trains_alike_in_every_grid_that_holds_it(tmp_path: Path, undisturbed: Grid) -> None:
+    space = {**SMALL["space"], "generators": [{"generator": "BA", "m": 1}], "seeds": [2]}
+    alone = new_grid(small_recipe(tmp_path, space=space, stopping={"kind": "none"}))
+    drive_local(alone)
+    (row,) = alone.run.ledger.rows()
+    in_the_grid = [
+        point for other in undisturbed.run.ledger.rows() if other.label == row.label for point in other.curve
+    ]
+    assert row.label == "BA(1) seed 2" and in_the_grid
+    kept = {"train_loss", "validation_loss", "validation_accuracy"}
+    for found, expected in zip(row.curve, in_the_grid, strict=False):
+        assert {key: found[key] for key in kept} == {key: expected[key] for key in kept}
+
+
 @pytest.mark.parametrize("reports", [1, 4, 6, 7, 9, 11])
 def test_a_driver_that_died_is_resumed(recipe: Recipe, undisturbed: Grid, reports: int) -> None:
     grid = new_grid(recipe)
@@ -100,7 +113,7 @@ def test_one_candidate_without_numbers_leaves_the_others_as_they_are(
     whole = new_grid(small_recipe(tmp_path / "whole", stopping={"kind": "none"}))
     drive_local(whole)
     train_epoch = Trainer.train_epoch
-    spoilt = counter_seed(whole.search.recipe.seed, "candidate", 2)
+    spoilt = candidate_seed(whole.search.recipe, whole.search.entrants[2].names)
 
     def diverge(trainer: Trainer) -> dict[str, float]:
         if trainer.seed == spoilt and trainer.epoch == 1:
