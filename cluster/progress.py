@@ -88,7 +88,8 @@ class Progress:
     def line(self) -> Text:
         with self._lock:
             ended = list(self._ended.values())
-            counts = [f"{ended.count('ok')} done", f"{self._running()} running"]
+            running = self._running() if len(ended) < self._candidates else 0
+            counts = [f"{ended.count('ok')} done", f"{running} running"]
             if self._waiting:
                 counts.append(f"{len(self._waiting)} waiting for their rung")
             counts.append(f"{ended.count('stopped')} stopped")
