@@ -1,11 +1,13 @@
 """A tiny search for tests, driven without MLflow."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from cluster.grid import Grid
 from cluster.preparation import Search
 from cluster.recipe import Recipe
 from cluster.run import Run
+from cluster.trial import Report
 
 SMALL = {
     "version": 1,
@@ -40,3 +42,16 @@ def resumed_grid(recipe: Recipe) -> Grid:
     grid = Grid(prepared, Run.resumable(prepared))
     grid.replay()
     return grid
+
+
+def raise_after(error: type[BaseException], reports: int) -> Callable[[Report], None]:
+    """A listener for `Grid.reports` that raises at the n-th report."""
+    heard = 0
+
+    def listen(report: Report) -> None:
+        nonlocal heard
+        heard += 1
+        if heard == reports:
+            raise error
+
+    return listen

@@ -25,7 +25,7 @@ from cluster.tables import ranking_table
 from cluster.tracker import WriterProcess
 from cluster.trial import Report
 from tests.cluster.commands import weft, write_recipe
-from tests.cluster.searches import small_recipe
+from tests.cluster.searches import raise_after, small_recipe
 
 # Means of params and MACs over 100 graphs must lie within what the paper gives (Tables 2 to 4, WS(4, 0.75)).
 PUBLISHED = {
@@ -268,15 +268,7 @@ def interrupted_drive(reports: int) -> Callable[[Grid], None]:
     """The local driver with Ctrl-C after so many reports."""
 
     def drive(grid: Grid) -> None:
-        heard = 0
-
-        def listen(report: Report) -> None:
-            nonlocal heard
-            heard += 1
-            if heard == reports:
-                raise KeyboardInterrupt
-
-        grid.reports.append(listen)
+        grid.reports.append(raise_after(KeyboardInterrupt, reports))
         cluster.grid.drive_local(grid)
 
     return drive

@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,25 +11,13 @@ from cluster.grid import Grid, drive_local
 from cluster.recipe import Recipe
 from cluster.trial import Report, candidate_seed
 from networks.errors import UserError
-from tests.cluster.searches import SMALL, new_grid, resumed_grid, small_recipe
+from tests.cluster.searches import SMALL, new_grid, raise_after, resumed_grid, small_recipe
 from trainers.data import DataSettings, open_data
 from trainers.training import Diverged, Trainer
 
 
 class Interrupted(BaseException):
     """Stands for the death of a driver in the middle of a search."""
-
-
-def interrupt_after(reports: int) -> Callable[[Report], None]:
-    heard = 0
-
-    def listen(report: Report) -> None:
-        nonlocal heard
-        heard += 1
-        if heard == reports:
-            raise Interrupted
-
-    return listen
 
 
 def test_rungs_promote_the_best_half(undisturbed: Grid) -> None:
@@ -83,7 +70,7 @@ def test_a_candidate_trains_alike_in_every_grid_that_holds_it(tmp_path: Path, un
 @pytest.mark.parametrize("reports", [1, 4, 6, 7, 9, 11])
 def test_a_driver_that_died_is_resumed(recipe: Recipe, undisturbed: Grid, reports: int) -> None:
     grid = new_grid(recipe)
-    grid.reports.append(interrupt_after(reports))
+    grid.reports.append(raise_after(Interrupted, reports))
     with pytest.raises(Interrupted):
         drive_local(grid)
     again = resumed_grid(recipe)
@@ -334,7 +321,7 @@ def test_trials_that_compute_otherwise_are_not_mixed_unasked(
     recipe: Recipe, undisturbed: Grid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid = new_grid(recipe)
-    grid.reports.append(interrupt_after(3))
+    grid.reports.append(raise_after(Interrupted, 3))
     with pytest.raises(Interrupted):
         drive_local(grid)
     monkeypatch.setattr("cluster.trial.numerics", lambda *_: "torch 9, AVX9")

@@ -6,8 +6,6 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,27 +18,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from networks.architecture import Architecture, Head, Shape, Stage, Stem
-from networks.errors import UserError
 from networks.generators import BarabasiAlbert, ErdosRenyi, RandomGraph, WattsStrogatz
 from networks.graph import Edge, Graph, Node
 from networks.network import build_network, initialise
 from networks.operations import OPERATIONS
 from networks.randwire import RandWireTemplate
+from tests.networks.refusals import refused
 
 SEP, DENSE = "triplet_sep_conv_3x3", "triplet_conv_3x3"
 RESIZING = sorted(name for name, operation in OPERATIONS.items() if operation.resizes)
-
-
-@contextmanager
-def refused(field: str, *words: str) -> Iterator[None]:
-    """The block must fail with one UserError on `field` whose text holds all the words."""
-    with pytest.raises(ValidationError) as caught:
-        yield
-    (problem,) = caught.value.errors()
-    error = problem["ctx"]["error"]
-    assert isinstance(error, UserError)
-    assert error.field == field
-    assert all(word in str(error) for word in words), str(error)
 
 
 def cell(*edges: Edge, aggregation: str = "sum", operation: str | None = None) -> Graph:

@@ -1,7 +1,5 @@
 """The graph: what is valid, what is refused and how, levels and order, JSON."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import networkx as nx
@@ -10,24 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from networks.errors import UserError
 from networks.generators import BarabasiAlbert, ErdosRenyi, RandomGraph, WattsStrogatz, Wiring
 from networks.graph import Edge, Graph, Node
 from networks.randwire import stage_graph
+from tests.networks.refusals import refused
 
 SEP = "triplet_sep_conv_3x3"
-
-
-@contextmanager
-def refused(field: str, *words: str) -> Iterator[None]:
-    """The block must fail with one UserError on `field` whose text holds all the words."""
-    with pytest.raises(ValidationError) as caught:
-        yield
-    (problem,) = caught.value.errors()
-    error = problem["ctx"]["error"]
-    assert isinstance(error, UserError)
-    assert error.field == field
-    assert all(word in str(error) for word in words), str(error)
 
 
 def graph(**changes: Any) -> Graph:
