@@ -89,7 +89,7 @@ def page(found: dict[float, list[float]], run: Run, rows: list[Row], commit: str
             _verdict(found),
             "",
             "    weft search ws_probability_cifar10 --local --set data.path=FOLDER/cifar10_lossless_5593.npz",
-            "    python -m benchmarks.ws_probability --data FOLDER/cifar10_lossless_5593.npz  # and this page",
+            "    python -m benchmarks.ws_probability --data FOLDER/cifar10_lossless_5593.npz  # + page",
             "",
             f"{time.strftime('%Y-%m-%d')}, commit {commit}, {platform.machine()} CPU, one thread, torch in "
             f"float32; {trained:.0f} minutes of training in all"

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 # Read by Tune when it starts: no result files and no tables of its own, and Ctrl-C is ours to handle.
@@ -172,6 +173,16 @@ class AshaScheduler(Consulting, AsyncHyperBandScheduler):
             reduction_factor=stopping.eta,
         )
         self.grid, self.barrier, self._fifo = grid, barrier, FIFOScheduler()
+        self._recall()
+
+    def _recall(self) -> None:
+        """Compare with the candidates of the ledger too: those that ended before a resume."""
+        metric = self.grid.search.recipe.metric
+        for row in self.grid.run.ledger.rows():
+            ended = SimpleNamespace(trial_id=row.candidate.id)
+            super().on_trial_add(None, ended)
+            for point in row.curve:
+                super().on_trial_result(None, ended, {"epoch": point["epoch"], metric: point[metric]})
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         report = self.hear(tune_controller, result)

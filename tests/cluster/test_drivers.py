@@ -4,11 +4,13 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from cluster.barrier import NoBarrier
 from cluster.grid import Grid, drive_local
-from cluster.recipe import Recipe
+from cluster.recipe import AshaStopping, Recipe
 from cluster.trial import Report, candidate_seed
 from networks.errors import UserError
 from tests.cluster.searches import SMALL, new_grid, raise_after, resumed_grid, small_recipe
@@ -280,6 +282,23 @@ def test_asha_stops_by_timing_but_metrics_do_not_differ(shared_ray: None, tmp_pa
         assert [point["epoch"] for point in row.curve] == list(range(1, row.epoch + 1))
         for point in row.curve:
             assert point == expected[row.candidate.ask_index, point["epoch"]]
+
+
+@pytest.mark.parametrize("ended", [0, 4])
+def test_asha_remembers_who_ended_before_a_resume(tmp_path: Path, ended: int) -> None:
+    from cluster.tune_driver import AshaScheduler
+
+    grid = new_grid(small_recipe(tmp_path, stopping={"kind": "asha", "eta": 2}))
+    assert isinstance(grid.barrier, NoBarrier) and isinstance(grid.search.recipe.stopping, AshaStopping)
+    for ask in range(ended):
+        good = {"epoch": 1.0, "validation_accuracy": 0.9 + ask / 100}
+        grid.barrier.end(Report(ask_index=ask, epoch=1, curve=(good,)), "stopped")
+    scheduler = AshaScheduler(grid, grid.barrier, grid.search.recipe.stopping)
+    trial = SimpleNamespace(trial_id="new")
+    scheduler.on_trial_add(None, trial)
+    poor = Report(ask_index=5, epoch=1, curve=({"epoch": 1.0, "validation_accuracy": 0.1},))
+    result = {"report": poor.model_dump_json(), "epoch": 1, **poor.metrics}
+    assert scheduler.on_trial_result(None, trial, result) == ("STOP" if ended else "CONTINUE")
 
 
 @pytest.mark.ray
