@@ -12,12 +12,13 @@ from typing import Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from networks.blocks import find_operation
 from networks.complexity import Complexity, batch_norm, conv, linear, strided, total
 from networks.errors import UserError
 from networks.graph import Edge, Graph
-from networks.operations import find_operation
 
-StemKind = Literal["imagenet_small", "imagenet_regular", "cifar"]
+StemKind = Literal["imagenet_small", "imagenet_regular", "strided", "cifar"]
+HeadKind = Literal["relu_conv", "conv_relu", "bn_relu"]
 StrideRule = Literal["sources", "input", "edges_from_inputs"]
 PROJECTION = "triplet_conv_1x1"  # what the rule "input" puts between a stage's input and its graph
 
@@ -34,13 +35,15 @@ class Stem(BaseModel):
     """From image to the first stage. `channels` is RandWire's C (spec 1.5).
 
     imagenet_small: 3x3 stride 2 conv-BN to C/2 (rounded down), then ReLU, 3x3 stride 2 conv, BN to C.
-    imagenet_regular: only the first of them. cifar: 3x3 stride 1 conv-BN to C.
+    imagenet_regular: only the first of them. strided: 3x3 stride 2 conv-BN to C. cifar: the same with
+    stride 1. `relu`: a ReLU ends the stem, for stages that do not begin with one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: StemKind
     channels: int = Field(ge=2)
+    relu: bool = False
 
     @property
     def convolutions(self) -> tuple[tuple[int, int], ...]:
@@ -49,6 +52,7 @@ class Stem(BaseModel):
         return {
             "imagenet_small": ((half, 2), (self.channels, 2)),
             "imagenet_regular": ((half, 2),),
+            "strided": ((self.channels, 2),),
             "cifar": ((self.channels, 1),),
         }[self.kind]
 
@@ -71,12 +75,36 @@ class Stage(BaseModel):
 
 
 class Head(BaseModel):
-    """ReLU, 1x1 conv, BN to `channels` (left out when None), global average pool, dropout, linear."""
+    """From the last stage to logits: an expansion by kind, global average pool, dropout, linear.
+
+    relu_conv: ReLU, 1x1 conv to `channels`, BN (RandWire; all left out when `channels` is None).
+    conv_relu: 1x1 conv to `channels`, BN, ReLU (ShuffleNet, MobileNet). bn_relu: BN, ReLU
+    (NAS-Bench-201; without `channels`). `bias`: of the linear layer.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: HeadKind = "relu_conv"
     channels: int | None = Field(1280, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
+    bias: bool = True
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kind == "bn_relu" and self.channels is not None:
+            raise UserError("head.channels", self.channels, "null with the head bn_relu")
+        if self.kind == "conv_relu" and self.channels is None:
+            raise UserError("head.channels", None, "a width with the head conv_relu")
+        return self
+
+    def complexity(self, c_in: int, h: int, w: int, classes: int) -> Complexity:
+        """Of the whole head on a c_in x h x w feature map."""
+        parts, c = [], c_in
+        if self.channels is not None:
+            parts, c = [conv(c_in, self.channels, h, w), batch_norm(self.channels)], self.channels
+        elif self.kind == "bn_relu":
+            parts = [batch_norm(c_in)]
+        return total([*parts, linear(c, classes, bias=self.bias)])
 
 
 class Architecture(BaseModel):
@@ -166,12 +194,7 @@ class Architecture(BaseModel):
         shapes = self.stage_shapes(image)
         for position, stage in enumerate(self.stages):
             yield from stage_costs(self.graph(position), stage, shapes[position])
-        c, h, w = shapes[-1]
-        if self.head.channels is not None:
-            yield conv(c, self.head.channels, h, w)
-            yield batch_norm(self.head.channels)
-            c = self.head.channels
-        yield linear(c, self.classes)
+        yield self.head.complexity(*shapes[-1], self.classes)
 
 
 class Placement(NamedTuple):

@@ -16,6 +16,9 @@ class Complexity(NamedTuple):
     def plus(self, other: "Complexity") -> "Complexity":
         return Complexity(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
+    def minus(self, other: "Complexity") -> "Complexity":
+        return Complexity(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
+
 
 def total(parts: "list[Complexity]") -> Complexity:
     result = Complexity()
@@ -43,6 +46,6 @@ def batch_norm(channels: int) -> Complexity:
     return Complexity(2 * channels)
 
 
-def linear(c_in: int, c_out: int) -> Complexity:
-    """A linear layer with a bias."""
-    return Complexity(c_in * c_out + c_out, c_in * c_out, c_out)
+def linear(c_in: int, c_out: int, bias: bool = True) -> Complexity:
+    """A linear layer; its bias is parameters, and no work."""
+    return Complexity(c_in * c_out + bias * c_out, c_in * c_out, c_out)

@@ -86,7 +86,10 @@ def add_scaled(z: Tensor, x: Tensor, weight: Weight) -> Tensor:
 def run_plain(
     plan: Plan, operations: Mapping[str, nn.Module], weights: Tensor, sizes: Sizes, x: Tensor
 ) -> Tensor:
-    """The stage by differentiable operations only: twice differentiable, and it can be traced."""
+    """The stage by differentiable operations only: twice differentiable, and it can be traced.
+
+    With a plan that does not rectify, every operation is called as it is, its ReLU included.
+    """
     values: list[Tensor | None] = [None] * plan.values
     values[0] = x
     scalars = weights.unbind()
@@ -107,7 +110,8 @@ def run_plain(
         if step.rectifies:
             z = torch.relu(z)
         if step.operation is not None:
-            z = without_relu(operations[step.operation])(z)
+            operation = operations[step.operation]
+            z = (without_relu(operation) if plan.rectifies else operation)(z)
         values[step.target] = z
         for value in step.frees:
             values[value] = None

@@ -12,8 +12,8 @@ from typing import Literal, Self
 import networkx as nx
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from networks.blocks import find_operation
 from networks.errors import UserError
-from networks.operations import find_operation
 
 Aggregation = Literal["sum", "weighted_sum", "mean"]
 EdgeWeight = Literal["none", "sigmoid", "real"]

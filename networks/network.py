@@ -6,11 +6,11 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from networks.architecture import Architecture
+from networks.architecture import Architecture, HeadKind
 from networks.counters import counter_generator
 from networks.errors import UserError
 from networks.operations import PreActivated, convolution
-from networks.stage import Executor, GraphStage
+from networks.stage import Executor, GraphStage, StageModule
 
 
 class Stem(nn.Sequential):
@@ -24,24 +24,26 @@ class Stem(nn.Sequential):
                 layers.append(nn.ReLU())
             layers += [convolution(c, c_out, 3, stride), nn.BatchNorm2d(c_out)]
             c = c_out
+        if architecture.stem.relu:
+            layers.append(nn.ReLU())
         super().__init__(*layers)
 
 
 class Head(nn.Module):
-    """linear(dropout(pool(BN(conv1x1(relu(x)))))): N x C x H x W -> N x classes.
-
-    Without `channels` the ReLU, the convolution and the BN are left out.
-    """
+    """linear(dropout(pool(expand(x)))): N x C x H x W -> N x classes; `expand` by the head's kind."""
 
     def __init__(self, architecture: Architecture, c_in: int) -> None:
         super().__init__()
         self.dropout = architecture.head.dropout
-        width = architecture.head.channels
-        self.expand: nn.Module = nn.Identity()
-        if width is not None:
-            self.expand = PreActivated(convolution(c_in, width), nn.BatchNorm2d(width))
-        self.classifier = nn.Linear(width or c_in, architecture.classes)
+        head = architecture.head
+        self.expand, width = expansion(head.kind, c_in, head.channels)
+        self.classifier = nn.Linear(width, architecture.classes, bias=head.bias)
         self.draws: torch.Generator | None = None
+
+    def draw(self, seed: int, *path: int | str) -> None:
+        """What dropout drops in the next training pass is drawn from (seed, path)."""
+        if self.dropout:
+            self.draws = counter_generator(seed, *path, "dropout")
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.expand(x).mean((2, 3))
@@ -51,6 +53,18 @@ class Head(nn.Module):
             kept = torch.rand(x.shape, generator=self.draws) >= self.dropout
             x = x * kept.to(x.device, x.dtype) / (1 - self.dropout)
         return self.classifier(x)
+
+
+def expansion(kind: HeadKind, c_in: int, channels: int | None) -> tuple[nn.Module, int]:
+    """What a head does before it pools, and the channels that it pools."""
+    if kind == "bn_relu":
+        return nn.Sequential(nn.BatchNorm2d(c_in), nn.ReLU()), c_in
+    if channels is None:
+        return nn.Identity(), c_in
+    layers = (convolution(c_in, channels), nn.BatchNorm2d(channels))
+    if kind == "conv_relu":
+        return nn.Sequential(*layers, nn.ReLU()), channels
+    return PreActivated(*layers), channels
 
 
 class Network(nn.Module):
@@ -85,7 +99,8 @@ class Network(nn.Module):
 
         whole_stage (the default): each stage as one autograd function; fast and lean, for first-order
         gradients, once. autograd: differentiable operations one by one; for gradients of gradients,
-        torch.export and torch.compile, and functorch. Without gradients, whole_stage runs in place.
+        torch.export and torch.compile, and functorch. modules: as autograd, and every operation is called
+        as a module, so that hooks see its own ReLU. Without gradients, whole_stage runs in place.
         """
         if executor not in get_args(Executor):
             raise UserError("executor", executor, " or ".join(get_args(Executor)))
@@ -97,8 +112,7 @@ class Network(nn.Module):
         for position, stage in enumerate(self.graph_stages):
             if stage.stage.edge_drop:
                 stage.draw_edge_drop(seed, step, "stage", position)
-        if self.head.dropout:
-            self.head.draws = counter_generator(seed, step, "dropout")
+        self.head.draw(seed, step)
 
 
 @torch.no_grad()
@@ -118,10 +132,11 @@ def initialise(network: nn.Module, seed: int) -> None:
                 module.bias.zero_()
         elif isinstance(module, nn.Linear):
             module.weight.copy_(torch.randn(module.weight.shape, generator=draws) * 0.01)
-            module.bias.zero_()
+            if module.bias is not None:
+                module.bias.zero_()
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
-        elif isinstance(module, GraphStage):
+        elif isinstance(module, StageModule):
             module.edge_values.zero_()
 
 

@@ -159,3 +159,23 @@ _triplet(
     ],
     _pooled_cost,
 )
+
+
+def _build_avg_pool(c_in: int, c_out: int, stride: int) -> nn.Module:
+    _unresized("avg_pool_3x3", c_in, c_out, stride)
+    return nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+
+
+# NAS-Bench-201's pooling (spec 7): padding does not count.
+register(Operation("avg_pool_3x3", "O", _build_avg_pool, _free, resizes=False))
+register(
+    # The shortcut of NAS-Bench-201's reduction block: no BN and no bias. It is exact on even sizes.
+    Operation(
+        "avg_pool_2x2_conv_1x1",
+        "O",
+        lambda c_in, c_out, stride: nn.Sequential(
+            nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False), convolution(c_in, c_out)
+        ),
+        _pooled_cost,
+    )
+)

@@ -77,13 +77,15 @@ class Implied:
 
 @dataclass(frozen=True)
 class Plan:
-    """`keeps`: values that the backward pass reads. `implied`: by normalised value; see `Implied`."""
+    """`keeps`: values that the backward pass reads. `implied`: by normalised value; see `Implied`.
+    `rectifies`: the plan applies the ReLUs of its operations; else they do so themselves."""
 
     steps: tuple[Step, ...]
     values: int
     output: int
     keeps: frozenset[int] = frozenset()
     implied: Mapping[int, Implied] = field(default_factory=dict)
+    rectifies: bool = True
 
 
 def compile_plan(
@@ -93,16 +95,20 @@ def compile_plan(
     *,
     recorded: bool = False,
     normalised: Iterable[str] = (),
+    rectifies: bool = True,
 ) -> Plan:
     """The plan of a graph with one input, less the removed edges (positions in `graph.edges`).
 
     `traits` is keyed as the stage's operations are; an operation that does nothing has no entry.
     `recorded`: a backward pass will follow. `normalised` are then the keys of those operations that end
     in a batch normalisation which the executor runs by hand, so that the backward pass has the output
-    again from its input.
+    again from its input. Without `rectifies` every operation keeps its own ReLU.
     """
+    if not rectifies:
+        traits = {key: Traits(False, one.fresh) for key, one in traits.items()}
     lowered = _Lowering(graph, traits, frozenset(removed))
-    return _annotated(lowered, traits, recorded, frozenset(normalised))
+    plan = _annotated(lowered, traits, recorded, frozenset(normalised))
+    return replace(plan, rectifies=rectifies)
 
 
 def node_key(node: int) -> str:

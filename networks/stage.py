@@ -1,7 +1,7 @@
 """The module of one stage: a graph's operations, its learned edge values, and how they are run."""
 
-from collections.abc import Callable, Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -9,96 +9,129 @@ from torch import Tensor, nn
 from networks.architecture import PROJECTION, Placements, Shape, Stage
 from networks.counters import counter_random
 from networks.execution import Sizes, edge_weights, run_inference, run_plain, without_relu
-from networks.graph import Graph
+from networks.graph import Edge, Graph
 from networks.operations import PreActivated, find_operation
 from networks.plan import Plan, Traits, compile_plan, edge_key, node_key
 from networks.whole_stage import Job, final_batch_norm
 
-Executor = Literal["whole_stage", "autograd"]
+Executor = Literal["whole_stage", "autograd", "modules"]
 PLANS_KEPT = 256
 
 
-class GraphStage(nn.Module):
-    """N x C x H x W -> N x channels x H/stride x W/stride.
+class PlanFor(Protocol):
+    """Gives the plan of a stage as an executor needs it (networks/plan.py)."""
 
-    `edge_values[i]` is the scalar of the i-th edge of `weighted_edges`; it starts at 0 (a sigmoid edge
-    then weighs 0.5; RandWire spec 1.4 leaves the start open). `removed` names edges (positions in
-    `graph.edges`) that carry nothing: a node left without inputs reads zeros, a mean is taken over what
-    is left. Damage studies and edge-drop set it; nothing else of the stage changes.
+    def __call__(
+        self, *, recorded: bool = ..., normalised: frozenset[str] = ..., rectifies: bool = ...
+    ) -> Plan: ...
+
+
+class StageModule(nn.Module):
+    """What every stage is: a graph's learned edge values, and the executors of its plans.
+
+    Who inherits says which operations a pass uses, and compiles the plan for them.
     """
 
     def __init__(self, graph: Graph, stage: Stage, entry: Shape) -> None:
         super().__init__()
         self.graph, self.stage, self.entry = graph, stage, entry
-        placements = Placements(graph, stage, entry)
+        self.placements = Placements(graph, stage, entry)
         self.projection: nn.Module = nn.Identity()
-        if placements.projection is not None:
-            place = placements.projection
+        place = self.placements.projection
+        if place is not None:
             self.projection = find_operation(PROJECTION).build(place.entry.c, place.c_out, place.stride)
-        self.operations = nn.ModuleDict()
-        for node in graph.nodes:
-            if node.operation is not None:
-                place = placements.node(node.id)
-                built = find_operation(node.operation).build(place.entry.c, place.c_out, place.stride)
-                self.operations[node_key(node.id)] = built
-        for edge in graph.edges:
-            if edge.operation != "identity":
-                place = placements.edge(edge)
-                built = find_operation(edge.operation).build(place.entry.c, place.c_out, place.stride)
-                self.operations[edge_key(edge)] = built
         self.weighted_edges = [i for i, edge in enumerate(graph.edges) if edge.weight != "none"]
         self.edge_values = nn.Parameter(torch.zeros(len(self.weighted_edges)))
         self.kinds = tuple(graph.edges[i].weight for i in self.weighted_edges)
-        self.removed: frozenset[int] = frozenset()
-        self.dropped: frozenset[int] = frozenset()
         self.executor: Executor = "whole_stage"
         # The rule "input" resizes before the graph, so that nothing inside it does.
         self.sizes = Sizes(stage.channels, 1 if stage.rule == "input" else stage.stride)
-        self._traits = {
-            key: Traits(isinstance(operation, PreActivated), writes_anew(operation))
-            for key, operation in self.operations.items()
-            if not isinstance(operation, nn.Identity)
-        }
-        self._plans: dict[tuple[frozenset[int], bool, frozenset[str]], Plan] = {}
-        self.plan()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def build_edge(self, edge: Edge, operation: str) -> nn.Module:
+        """This operation, as it is on this edge."""
+        place = self.placements.edge(edge)
+        return find_operation(operation).build(place.entry.c, place.c_out, place.stride)
+
+    def build_nodes(self) -> Iterator[tuple[str, nn.Module]]:
+        """Key and module of every node that has an operation."""
+        for node in self.graph.nodes:
+            if node.operation is not None:
+                place = self.placements.node(node.id)
+                built = find_operation(node.operation).build(place.entry.c, place.c_out, place.stride)
+                yield node_key(node.id), built
+
+    def execute(self, x: Tensor, operations: Mapping[str, nn.Module], plan_for: PlanFor) -> Tensor:
+        """Run the stage on these operations, keyed as its plans are."""
         x = self.projection(x)
-        if self.executor == "autograd":
-            return self._run(run_plain, x)
+        if self.executor != "whole_stage":
+            return self._run(run_plain, x, operations, plan_for(rectifies=self.executor != "modules"))
         if not torch.is_grad_enabled() or not (
             x.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
         ):
-            return self._run(run_inference, x)
+            return self._run(run_inference, x, operations, plan_for())
         if torch.compiler.is_compiling():
             raise RuntimeError(
                 "the whole_stage executor cannot be compiled or exported with gradients: "
                 'call network.set_executor("autograd") first'
             )
-        operations = dict(self.operations.items())
         normalised = {
             key: batch_norm
             for key, operation in operations.items()
             if (batch_norm := final_batch_norm(operation)) is not None
         }
-        plan = self.plan(recorded=True, normalised=frozenset(normalised))
+        plan = plan_for(recorded=True, normalised=frozenset(normalised))
         job = Job.of(plan, operations, normalised, self.kinds, self.sizes)
         return job.apply(x, self.edge_values)
 
-    def _run(self, run: Callable[..., Tensor], x: Tensor) -> Tensor:
+    def _run(
+        self, run: Callable[..., Tensor], x: Tensor, operations: Mapping[str, nn.Module], plan: Plan
+    ) -> Tensor:
         weights = edge_weights(self.edge_values, self.kinds)
-        return run(self.plan(), self.operations, weights, self.sizes, x)
+        return run(plan, operations, weights, self.sizes, x)
 
-    def plan(self, recorded: bool = False, normalised: frozenset[str] = frozenset()) -> Plan:
+
+class GraphStage(StageModule):
+    """N x C x H x W -> N x channels x H/stride x W/stride.
+
+    `edge_values[i]` is the scalar of the i-th edge of `weighted_edges`; it starts at 0 (a sigmoid edge
+    then weighs 0.5; RandWire spec 1.4 leaves the start open). `removed` names edges (positions in
+    `graph.edges`) that carry nothing: a node left without inputs reads zeros, a mean is taken over what
+    is left. Damage studies and edge-drop set it; nothing else of the stage changes. Edges whose operation
+    is `none` carry nothing either.
+    """
+
+    def __init__(self, graph: Graph, stage: Stage, entry: Shape) -> None:
+        super().__init__(graph, stage, entry)
+        self.operations = nn.ModuleDict(dict(self.build_nodes()))
+        self.silent = silent_edges(graph)
+        for position, edge in enumerate(graph.edges):
+            if edge.operation != "identity" and position not in self.silent:
+                self.operations[edge_key(edge)] = self.build_edge(edge, edge.operation)
+        self.removed: frozenset[int] = frozenset()
+        self.dropped: frozenset[int] = frozenset()
+        self._traits = traits_of(dict(self.operations.items()))
+        self._plans: dict[object, Plan] = {}
+        self.plan()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.execute(x, dict(self.operations.items()), self.plan)
+
+    def plan(
+        self,
+        recorded: bool = False,
+        normalised: frozenset[str] = frozenset(),
+        rectifies: bool = True,
+    ) -> Plan:
         """The plan without the removed edges; compiled when it is first asked for, then kept."""
         missing = self.removed | self.dropped if self.training else self.removed
-        key = (missing, recorded, normalised)
+        key = (missing, recorded, normalised, rectifies)
         if key not in self._plans:
             if len(self._plans) >= PLANS_KEPT:
                 self._plans.clear()
             self._plans[key] = compile_plan(
-                self.graph, self._traits, missing, recorded=recorded, normalised=normalised
-            )
+                self.graph, self._traits, missing | self.silent,
+                recorded=recorded, normalised=normalised, rectifies=rectifies,
+            )  # fmt: skip
         return self._plans[key]
 
     def remove(self, edges: Iterable[int]) -> None:
@@ -122,6 +155,24 @@ class GraphStage(nn.Module):
         droppable = self.droppable_edges
         drops = bool(droppable) and rng.random() < self.stage.edge_drop
         self.dropped = frozenset([rng.choice(droppable)] if drops else [])
+
+
+def silent_edges(graph: Graph) -> frozenset[int]:
+    """Positions of the edges that carry nothing whatever reads them. A mean counts its zeros."""
+    return frozenset(
+        position
+        for position, edge in enumerate(graph.edges)
+        if edge.operation == "none" and graph.aggregation_of[edge.target] != "mean"
+    )
+
+
+def traits_of(operations: Mapping[str, nn.Module]) -> dict[str, Traits]:
+    """What plans must know of these operations, by their keys."""
+    return {
+        key: Traits(isinstance(operation, PreActivated), writes_anew(operation))
+        for key, operation in operations.items()
+        if not isinstance(operation, nn.Identity)
+    }
 
 
 def writes_anew(operation: nn.Module) -> bool:

@@ -3,6 +3,11 @@
 import math
 
 
+def linear_rate(step: int, total: int, base: float) -> float:
+    """A straight line from `base` at step 0 to 0 at step `total` (SPOS, spec section 1)."""
+    return base * (1 - step / max(1, total))
+
+
 def cosine_rate(step: int, total: int, base: float, warmup: int = 0) -> float:
     """Linear warm-up over `warmup` steps, then half a cosine from `base` to 0 over the rest.
 

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 from networks.architecture import Architecture
+from networks.complexity import Complexity
 from networks.errors import UserError
 
 Genes = tuple[int, ...]
@@ -70,3 +71,42 @@ class SearchSpace(ABC):
         for _ in self.positions:
             genes = (*genes, rng.randrange(len(self.choices(genes))))
         return genes
+
+    def mutate(self, genes: Genes, rng: random.Random, probability: float) -> Genes:
+        """Each gene drawn again with this probability, uniformly, its own value included (SPOS).
+
+        A gene that a changed one before it made illegal is drawn again too.
+        """
+        mutant: Genes = ()
+        for gene in genes:
+            size = len(self.choices(mutant))
+            again = rng.random() < probability
+            mutant = (*mutant, rng.randrange(size) if again or gene >= size else gene)
+        return mutant
+
+    def crossover(self, first: Genes, second: Genes, rng: random.Random) -> Genes:
+        """Each gene from either parent. One that is illegal after those before it is drawn anew."""
+        child: Genes = ()
+        for pair in zip(first, second, strict=True):
+            size = len(self.choices(child))
+            gene = pair[rng.randrange(2)]
+            child = (*child, gene if gene < size else rng.randrange(size))
+        return child
+
+    def neighbours(self, genes: Genes) -> Iterator[Genes]:
+        """All candidates that differ in exactly one gene, in order."""
+        for i, gene in enumerate(genes):
+            for other in range(len(self.choices(genes[:i]))):
+                neighbour = (*genes[:i], other, *genes[i + 1 :])
+                if other != gene and self.legal(neighbour):
+                    yield neighbour
+
+    def legal(self, genes: Genes) -> bool:
+        """Whether `check` passes."""
+        return len(genes) == len(self.positions) and all(
+            0 <= gene < len(self.choices(genes[:i])) for i, gene in enumerate(genes)
+        )
+
+    def cost(self, genes: Genes) -> Complexity:
+        """Parameters, multiply-adds and activations of a candidate at the space's image shape."""
+        return self.decode(genes).complexity()

@@ -56,7 +56,7 @@ class _PerEdge:
     def _carried(self, edge: Edge) -> Tensor:
         x = self.values[edge.source]
         if edge.operation != "identity":
-            x = self.stage.operations[edge_key(edge)](x)
+            x = x * 0 if edge.operation == "none" else self.stage.operations[edge_key(edge)](x)
         if edge.weight == "none":
             return x
         a = self.stage.edge_values[self.factor[self._position(edge)]]

@@ -92,7 +92,7 @@ def test_digest_is_sha256_of_canonical_json() -> None:
 
 def test_digest_is_recorded() -> None:
     """Candidates and caches of older runs are found by this value."""
-    assert RECORDED.digest == "6f56aeeda37086ff353da3466d8cb8a0050a1def839214931b582a736e58bfc3"
+    assert RECORDED.digest == "bb65098f67b6d3062e097f3f637c39e153cdbbee231765d92d449ed1b5f8286c"
 
 
 @pytest.mark.parametrize("hash_seed", ["0", "777"])
@@ -288,7 +288,9 @@ def test_every_operation_costs_what_torch_counts_alone(
     operation: str, c_in: int, c_out: int, stride: int
 ) -> None:
     entry = OPERATIONS[operation]
-    if not entry.resizes and (c_in, stride) != (c_out, 1):
+    unchanged = (c_in, stride) == (c_out, 1)
+    shuffled = operation.startswith("shuffle") and not unchanged and (stride == 1 or c_in == c_out)
+    if shuffled or not (entry.resizes or unchanged):
         with pytest.raises(ValueError, match=operation):
             entry.build(c_in, c_out, stride)
         return

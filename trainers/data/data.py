@@ -53,3 +53,13 @@ class Data(Protocol):
         """All images of a split, in order and not augmented; the last batch may be smaller. `UserError`
         where the split is empty."""
         ...
+
+
+@runtime_checkable
+class Relabelled(Protocol):
+    """Data whose training labels can be replaced; every set that comes with weft is such."""
+
+    def with_random_labels(self, seed: int) -> Data:
+        """The same images, the training labels drawn once, i.i.d. uniform, from (seed, "labels"). The
+        other splits keep theirs. The digest differs."""
+        ...

@@ -47,6 +47,12 @@ class EpochOrder:
         return self._order[place * batch_size : (place + 1) * batch_size]
 
 
+def random_labels(images: int, classes: int, seed: int) -> Tensor:
+    """A label for each training image, int64: drawn once, i.i.d. uniform, independent of the images
+    (RLNAS, 2101.11834)."""
+    return torch.randint(classes, (images,), generator=counter_generator(seed, "labels"))
+
+
 class Normaliser:
     """(x - mean) / std for each channel of uint8 images; a channel that never changes is only centred."""
 

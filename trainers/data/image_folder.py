@@ -17,13 +17,13 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from networks.architecture import Shape, canonical_json
+from networks.architecture import Shape, canonical_json, digest_of
 from networks.counters import counter_seed
 from networks.errors import UserError, nearest
 from trainers.data.augment import check_augment
 from trainers.data.data import SPLITS, Batch, Split
 from trainers.data.decoders import Decoders, Fit, Image, default_workers
-from trainers.data.drawing import EpochOrder, Normaliser, full_steps, slices, vary
+from trainers.data.drawing import EpochOrder, Normaliser, full_steps, random_labels, slices, vary
 from trainers.data.npz import nearby
 from trainers.data.settings import DataSettings
 from trainers.data.split import choose_splits, stratified_order
@@ -75,6 +75,14 @@ class FolderData:
         moved = copy.copy(self)
         moved._device, moved._normalise, moved._coming = device, self._normalise.to(device), {}
         return moved
+
+    def with_random_labels(self, seed: int) -> Self:
+        labels = random_labels(self.sizes["train"], len(self.classes), seed)
+        other = copy.copy(self)
+        other._splits = {**self._splits, "train": self._splits["train"]._replace(labels=labels)}
+        other.digest = digest_of([self.digest, "random labels", seed])
+        other._order, other._coming = EpochOrder(self.sizes["train"]), {}
+        return other
 
     def steps_per_epoch(self, batch_size: int) -> int:
         return full_steps(self.sizes["train"], batch_size)

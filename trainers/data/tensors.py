@@ -8,11 +8,11 @@ from typing import NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
-from networks.architecture import Shape, canonical_json
+from networks.architecture import Shape, canonical_json, digest_of
 from networks.errors import UserError
 from trainers.data.augment import check_augment
 from trainers.data.data import SPLITS, Batch, Split
-from trainers.data.drawing import EpochOrder, Normaliser, full_steps, slices, vary
+from trainers.data.drawing import EpochOrder, Normaliser, full_steps, random_labels, slices, vary
 from trainers.data.settings import DataSettings
 from trainers.data.split import choose_splits
 
@@ -76,6 +76,15 @@ class TensorData:
         moved._normalise = self._normalise.to(device)
         moved._order = EpochOrder(self.sizes["train"], device)
         return moved
+
+    def with_random_labels(self, seed: int) -> Self:
+        train = self._splits["train"]
+        labels = random_labels(self.sizes["train"], len(self.classes), seed).to(train.labels.device)
+        other = copy.copy(self)
+        other._splits = {**self._splits, "train": train._replace(labels=labels)}
+        other.digest = digest_of([self.digest, "random labels", seed])
+        other._order = EpochOrder(self.sizes["train"], train.labels.device)
+        return other
 
     def steps_per_epoch(self, batch_size: int) -> int:
         return full_steps(self.sizes["train"], batch_size)

@@ -1,0 +1,94 @@
+"""The pool: the replicas of one supernet together, behind one interface wherever they are.
+
+Held to `cluster.pool_testing.check_pool`.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from cluster.replica import About, Replica, ReplicaJob, Scored
+from networks.spaces.space import Genes
+
+
+class Pool(Protocol):
+    """Trains the replicas in step, and scores candidates apart.
+
+    Results depend on the job alone: not on how many replicas there are, nor on which of them died.
+    """
+
+    @property
+    def about(self) -> About:
+        """What computes, and on which images; the same for all replicas."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """Training steps done."""
+        ...
+
+    def train(self, steps: int) -> dict[str, float]:
+        """Train on: metrics of these steps. Raises `Diverged` when a loss is no number."""
+        ...
+
+    def submit(self, candidates: Sequence[Genes]) -> None:
+        """Queue candidates for scoring, with the weights of now."""
+        ...
+
+    def collect(self, number: int) -> list[Scored]:
+        """Wait for the next results, in the order of submission. Raises IndexError for more than are
+        queued."""
+        ...
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Weights, momentum and step counter, on the CPU."""
+        ...
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None: ...
+
+    def digest(self) -> str:
+        """SHA-256 over parameters and floating-point buffers."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back. A closed pool can be closed again."""
+        ...
+
+
+class LocalPool:
+    """A pool of one replica in this process."""
+
+    def __init__(self, job: ReplicaJob) -> None:
+        self.replica = Replica(job)
+        self._queue: deque[Genes] = deque()
+
+    @property
+    def about(self) -> About:
+        return self.replica.about
+
+    @property
+    def step(self) -> int:
+        return self.replica.step
+
+    def train(self, steps: int) -> dict[str, float]:
+        return self.replica.train(steps)
+
+    def submit(self, candidates: Sequence[Genes]) -> None:
+        self._queue.extend(candidates)
+
+    def collect(self, number: int) -> list[Scored]:
+        return self.replica.score([self._queue.popleft() for _ in range(number)])
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return self.replica.state()
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        self.replica.load_state(tensors, values)
+
+    def digest(self) -> str:
+        return self.replica.digest()
+
+    def close(self) -> None:
+        self._queue.clear()

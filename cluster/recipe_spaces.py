@@ -1,0 +1,41 @@
+"""The spaces that a recipe can name beside RandWire's: those whose choices share a supernet."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from networks.architecture import Shape
+from networks.spaces.chain import ShuffleNetSettings, ShuffleNetSpace, SmallChainSettings, SmallChainSpace
+from networks.spaces.nasbench201 import NasBench201Settings, NasBench201Space
+
+
+class NasBench201Section(NasBench201Settings):
+    """NAS-Bench-201's cells."""
+
+    kind: Literal["nasbench201"] = "nasbench201"
+
+    def build(self, image: Shape, classes: int) -> NasBench201Space:
+        return NasBench201Space(self, image, classes)
+
+
+class ShuffleNetSection(ShuffleNetSettings):
+    """SPOS's chain of ShuffleNetV2 blocks."""
+
+    kind: Literal["spos_shufflenet"] = "spos_shufflenet"
+
+    def build(self, image: Shape, classes: int) -> ShuffleNetSpace:
+        return ShuffleNetSpace(self, image, classes)
+
+
+class SmallChainSection(SmallChainSettings):
+    """8 layers x 3 choices."""
+
+    kind: Literal["small_chain"] = "small_chain"
+
+    def build(self, image: Shape, classes: int) -> SmallChainSpace:
+        return SmallChainSpace(self, image, classes)
+
+
+ChoiceSection = Annotated[
+    NasBench201Section | ShuffleNetSection | SmallChainSection, Field(discriminator="kind")
+]

@@ -1,0 +1,225 @@
+"""The supernet: every option of a space in one module, with one set of weights.
+
+A path is a candidate's genes. It is run by the same plans and executors as the stand-alone network
+(networks/stage.py), on the operations that its genes choose, so both compute the same.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from networks.architecture import Shape, Stage
+from networks.errors import UserError
+from networks.graph import Edge, Graph
+from networks.network import Head, Network, Stem, initialise
+from networks.plan import Plan, compile_plan, edge_key
+from networks.spaces.choices import ChoiceSpace
+from networks.spaces.space import Genes
+from networks.stage import Executor, StageModule, silent_edges, traits_of
+
+PLANS_KEPT = 20_000
+
+
+class SuperStage(StageModule):
+    """A stage whose edges in `choices` (position -> registered operations) hold a module for each of them.
+
+    Modules are keyed as the stand-alone stage's are; below the key of a searched edge comes the name of
+    the operation. Batch normalisation inside options has no scale and shift: they would be learned by
+    other paths than the one that uses them (SPOS).
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        stage: Stage,
+        entry: Shape,
+        choices: Mapping[int, tuple[str, ...]],
+        plans: dict[object, Plan],
+    ) -> None:
+        super().__init__(graph, stage, entry)
+        self.operations = nn.ModuleDict(dict(self.build_nodes()))
+        self.options = nn.ModuleDict()
+        self.choices = dict(choices)
+        for position, edge in enumerate(graph.edges):
+            if position in choices:
+                built = {
+                    name: without_scale(self.build_edge(edge, name))
+                    for name in choices[position]
+                    if name not in ("identity", "none")
+                }
+                self.options[edge_key(edge)] = nn.ModuleDict(built)
+            elif edge.operation not in ("identity", "none"):
+                self.operations[edge_key(edge)] = self.build_edge(edge, edge.operation)
+        self._plans = plans
+
+    def forward(self, x: Tensor, chosen: Mapping[int, str]) -> Tensor:
+        """`chosen`: the operation of each searched edge, by its position."""
+        return self.execute(x, self.chosen_operations(chosen), partial(self.plan, chosen))
+
+    def plan(
+        self,
+        chosen: Mapping[int, str],
+        recorded: bool = False,
+        normalised: frozenset[str] = frozenset(),
+        rectifies: bool = True,
+    ) -> Plan:
+        """The plan of this choice; compiled when it is first asked for, then kept."""
+        key = (tuple(chosen.items()), recorded, normalised, rectifies)
+        if key not in self._plans:
+            if len(self._plans) >= PLANS_KEPT:
+                self._plans.clear()
+            graph = rewired(self.graph, chosen)
+            self._plans[key] = compile_plan(
+                graph, traits_of(self.chosen_operations(chosen)), silent_edges(graph),
+                recorded=recorded, normalised=normalised, rectifies=rectifies,
+            )  # fmt: skip
+        return self._plans[key]
+
+    def chosen_operations(self, chosen: Mapping[int, str]) -> dict[str, nn.Module]:
+        """The modules of this choice, keyed as in a stand-alone stage."""
+        operations = dict(self.operations.items())
+        for position, name in chosen.items():
+            key = edge_key(self.graph.edges[position])
+            options = cast(nn.ModuleDict, self.options[key])
+            if name in options:
+                operations[key] = options[name]
+        return operations
+
+    def used_operations(self, chosen: Mapping[int, str]) -> dict[str, nn.Module]:
+        """Those that this choice runs: not the ones that nothing on the way to the output reads."""
+        operations = self.chosen_operations(chosen)
+        steps = self.plan(chosen).steps
+        return {step.operation: operations[step.operation] for step in steps if step.operation}
+
+
+class Supernet(nn.Module):
+    """forward(x, genes): N x C x H x W images to N x classes logits, along the path of the genes.
+
+    Weights are uninitialised until `initialise` has run: see `build_supernet`.
+    """
+
+    def __init__(self, space: ChoiceSpace) -> None:
+        super().__init__()
+        self.space = space
+        template = space.template
+        shapes = template.stage_shapes()
+        self.stem = Stem(template)
+        self._rules: list[dict[int, int]] = [{} for _ in template.stages]  # edge -> gene
+        for site, gene in sorted(space.sites.items()):
+            self._rules[site.stage][site.edge] = gene
+        names = [tuple(option.operation for option in some) for some in space.options]
+        plans: dict[Graph, dict[object, Plan]] = {}  # shared by the stages of one graph
+        self.stages = nn.ModuleList(
+            SuperStage(
+                (graph := template.graph(position)), stage, shapes[position],
+                {edge: names[gene] for edge, gene in self._rules[position].items()},
+                plans.setdefault(graph, {}),
+            )
+            for position, stage in enumerate(template.stages)
+        )  # fmt: skip
+        self.head = Head(template, shapes[-1].c)
+
+    def forward(self, x: Tensor, genes: Genes) -> Tensor:
+        x = self.stem(x)
+        for stage, chosen in self._walk(genes):
+            x = stage(x, chosen)
+        return self.head(x)
+
+    @property
+    def super_stages(self) -> list[SuperStage]:
+        return [stage for stage in self.stages if isinstance(stage, SuperStage)]
+
+    def _walk(self, genes: Genes) -> Iterator[tuple[SuperStage, dict[int, str]]]:
+        """Each stage with the operations that the genes choose for it."""
+        if not self.space.legal(genes):
+            self.space.check(genes)
+        names = self.space.operations(genes)
+        for stage, rule in zip(self.super_stages, self._rules, strict=True):
+            yield stage, {edge: names[gene] for edge, gene in rule.items()}
+
+    def set_executor(self, executor: Executor) -> None:
+        """As `Network.set_executor`."""
+        if executor not in get_args(Executor):
+            raise UserError("executor", executor, " or ".join(get_args(Executor)))
+        for stage in self.super_stages:
+            stage.executor = executor
+
+    def new_step(self, seed: int, *path: int | str) -> None:
+        """Draw what the next training pass needs at random (dropout) from (seed, path)."""
+        self.head.draw(seed, *path)
+
+    def used_modules(self, genes: Genes) -> Iterator[nn.Module]:
+        """The modules that a path runs, in order: stem, projections, operations, head."""
+        yield self.stem
+        for stage, chosen in self._walk(genes):
+            yield stage.projection
+            yield from stage.used_operations(chosen).values()
+        yield self.head
+
+    def searched_weights(self, gene: int, option: int) -> list[nn.Module]:
+        """What holds the weights of one option of one gene: a module for each site that it rules."""
+        name = self.space.options[gene][option].operation
+        found = []
+        for stage, rule in zip(self.super_stages, self._rules, strict=True):
+            for edge in (edge for edge, ruled_by in rule.items() if ruled_by == gene):
+                options = cast(nn.ModuleDict, stage.options[edge_key(stage.graph.edges[edge])])
+                if name in options:
+                    found.append(options[name])
+        return found
+
+    @torch.no_grad()
+    def extract(self, genes: Genes) -> Network:
+        """The stand-alone network of a path, with copied weights and statistics.
+
+        Its batch normalisation has scales and shifts; where the supernet's has none, they are 1 and 0.
+        """
+        network = Network(self.space.decode(genes))
+        network.load_state_dict(self.path_state(genes), strict=False)
+        return network.train(self.training)
+
+    def path_state(self, genes: Genes) -> dict[str, Tensor]:
+        """Parameters and buffers of a path, by the names that they have in the stand-alone network."""
+        state = {f"stem.{name}": value for name, value in self.stem.state_dict().items()}
+        for position, (stage, chosen) in enumerate(self._walk(genes)):
+            where = f"stages.{position}"
+            state[f"{where}.edge_values"] = stage.edge_values.detach()
+            parts = {"projection": stage.projection} | {
+                f"operations.{key}": module for key, module in stage.chosen_operations(chosen).items()
+            }
+            for part, module in parts.items():
+                state |= {f"{where}.{part}.{name}": value for name, value in module.state_dict().items()}
+        return state | {f"head.{name}": value for name, value in self.head.state_dict().items()}
+
+
+def rewired(graph: Graph, chosen: Mapping[int, str]) -> Graph:
+    """The graph with these operations on its edges. Not validated again: only operations differ."""
+    edges = tuple(
+        Edge.model_construct(**{**dict(edge), "operation": chosen[i]}) if i in chosen else edge
+        for i, edge in enumerate(graph.edges)
+    )
+    return Graph.model_construct(nodes=graph.nodes, edges=edges, inputs=graph.inputs, output=graph.output)
+
+
+def without_scale(module: nn.Module) -> nn.Module:
+    """The module, its batch normalisations without scale and shift."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, nn.BatchNorm2d(child.num_features, affine=False))
+        else:
+            without_scale(child)
+    return module
+
+
+def build_supernet(space: ChoiceSpace, seed: int) -> Supernet:
+    """The initialised supernet, on the CPU, in float32. No global random state is read or changed."""
+    with torch.device("meta"):
+        supernet = Supernet(space)
+    supernet.to_empty(device="cpu")
+    initialise(supernet, seed)
+    for module in supernet.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.num_batches_tracked = None  # it would depend on which replica ran which path
+    return supernet

@@ -1,0 +1,310 @@
+"""Shared-weight training of a supernet: single paths, drawn uniformly (SPOS, 1904.00420).
+
+A step is a fixed number of paths, each with a mini-batch of its own drawn from (seed, step, path). What a
+path contributes is one flat buffer: the gradients of the parameters that it used, the change of its batch
+normalisations' statistics, and its loss. Buffers are added in path order, whoever computed them, so that
+the weights after a step do not depend on how many replicas there are.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from networks.counters import counter_random
+from networks.errors import UserError
+from networks.spaces.choices import ChoiceSpace
+from networks.spaces.space import Genes
+from networks.supernet import build_supernet
+from trainers.data import Data, Relabelled
+from trainers.schedule import cosine_rate, linear_rate
+from trainers.training import Diverged, parameter_groups
+
+TRIES = 500  # SPOS's: draws for one bin before any path will do
+
+
+class MacBins(BaseModel):
+    """SPOS's released sampling: a bin of multiply-adds is drawn uniformly, then a path that falls into it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: int = Field(ge=0)
+    high: int = Field(ge=1)
+    bins: int = Field(7, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "MacBins":
+        if self.low >= self.high:
+            raise UserError("low", self.low, f"less than high ({self.high})")
+        return self
+
+
+class OneShotSettings(BaseModel):
+    """How a supernet is trained. A step trains `paths_per_step` paths on `batch_size` images each.
+
+    schedule: the rate falls linearly (SPOS) or as half a cosine (NAS-Bench-201) to 0. labels: random draws
+    each image's label once (RLNAS). mac_bins: None draws paths uniformly. clip_norm: largest gradient norm.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(1000, ge=0)
+    batch_size: int = Field(64, ge=2)
+    paths_per_step: int = Field(4, ge=1)
+    lr: float = Field(0.05, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(5e-4, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    schedule: Literal["linear", "cosine"] = "cosine"
+    clip_norm: float | None = Field(None, gt=0)
+    labels: Literal["true", "random"] = "true"
+    mac_bins: MacBins | None = None
+    precision: Literal["auto", "float32", "mixed"] = "auto"
+    channels_last: bool = True
+
+    @model_validator(mode="after")
+    def _check(self) -> "OneShotSettings":
+        if self.nesterov and not self.momentum:
+            raise UserError("nesterov", True, "true with momentum above 0")
+        return self
+
+
+class Layout(NamedTuple):
+    """What a path's flat buffer holds, in order: the gradients of `parameters`, the changes of `buffers`,
+    the mean loss of its images."""
+
+    parameters: tuple[nn.Parameter, ...]
+    buffers: tuple[Tensor, ...]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (*self.parameters, *self.buffers)
+
+    @property
+    def size(self) -> int:
+        """Numbers in the buffer."""
+        return sum(tensor.numel() for tensor in self.tensors) + 1
+
+
+class Group(Protocol):
+    """Those who train one supernet together. Path p of a step is computed by member p % `size`."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def gather(self, own: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+        """The buffers of all paths in path order, from this member's `own`; `sizes` are theirs. Raises
+        when a member is lost."""
+        ...
+
+
+class Alone:
+    """A group of one."""
+
+    rank, size = 0, 1
+
+    def gather(self, own: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+        return list(own)
+
+
+class OneShotTrainer:
+    """A supernet, its data, its optimiser and a step counter.
+
+    Everything random in step i is a function of (seed, i), so a trainer that loads the state saved after
+    any step goes on exactly as the one that saved it.
+    """
+
+    def __init__(
+        self, space: ChoiceSpace, data: Data, settings: OneShotSettings, seed: int, device: str = "cpu"
+    ) -> None:
+        self.space, self.settings, self.seed = space, settings, seed
+        self.device = torch.device(device)
+        self.data = labelled(data, settings, seed).to(self.device)
+        self.data.steps_per_epoch(settings.batch_size)
+        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self._memory_format = layout
+        supernet = build_supernet(space, seed).to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        self.supernet = supernet
+        supernet.set_executor("autograd")
+        self.optimizer = torch.optim.SGD(
+            parameter_groups(supernet, settings.weight_decay),
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+        )
+        cuda = self.device.type == "cuda"
+        if settings.precision == "mixed" and not (cuda and torch.cuda.is_bf16_supported()):
+            raise UserError("supernet.precision", "mixed", f"auto or float32 on {self.device}")
+        self._mixed = cuda and settings.precision != "float32" and torch.cuda.is_bf16_supported()
+        self._layouts: dict[Genes, Layout] = {}
+        self.step = 0
+
+    def paths(self, step: int) -> list[Genes]:
+        """The paths of one step, each drawn from (seed, step, path)."""
+        return [self._path(step, path) for path in range(self.settings.paths_per_step)]
+
+    def _path(self, step: int, path: int) -> Genes:
+        rng = counter_random(self.seed, "path", step, path)
+        bins = self.settings.mac_bins
+        if bins is None:
+            return self.space.sample(rng)
+        width = (bins.high - bins.low) / bins.bins
+        low = bins.low + rng.randrange(bins.bins) * width
+        for _ in range(TRIES):
+            genes = self.space.sample(rng)
+            if low <= self.space.cost(genes).macs <= low + width:
+                return genes
+        return self.space.sample(rng)
+
+    def layout(self, genes: Genes) -> Layout:
+        """Of this path's flat buffer; the same for every member of a group."""
+        if genes not in self._layouts:
+            used = list(self.supernet.used_modules(genes))
+            parameters = {id(p): p for module in used for p in module.parameters()}
+            buffers = {id(b): b for module in used for b in module.buffers()}
+            self._layouts[genes] = Layout(tuple(parameters.values()), tuple(buffers.values()))
+        return self._layouts[genes]
+
+    def train(self, steps: int, group: Group | None = None) -> dict[str, float]:
+        """Train on: mean `train_loss` over these steps, and `lr` of the last.
+
+        Raises `Diverged` when a loss is no number: that step is not applied.
+        """
+        loss = 0.0
+        for _ in range(steps):
+            loss += self.train_step(group or Alone())
+        return {"train_loss": loss / max(1, steps), "lr": self.rate(max(0, self.step - 1))}
+
+    def train_step(self, group: Group) -> float:
+        """One step; its mean loss."""
+        paths = self.paths(self.step)
+        own = [self.contribution(path) for path in range(len(paths)) if path % group.size == group.rank]
+        layouts = [self.layout(genes) for genes in paths]
+        return self.apply(layouts, group.gather(own, [layout.size for layout in layouts]))
+
+    def contribution(self, path: int) -> Tensor:
+        """The flat buffer of one path of the coming step. Leaves weights and statistics as they were."""
+        settings = self.settings
+        genes = self._path(self.step, path)
+        layout = self.layout(genes)
+        x, y = self.data.train_batch(
+            self.seed, self.step * settings.paths_per_step + path, settings.batch_size
+        )
+        before = [buffer.clone() for buffer in layout.buffers]
+        if not self.supernet.training:  # the walk through all modules takes as long as a small pass
+            self.supernet.train()
+        self.supernet.new_step(self.seed, self.step, path)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._mixed):
+            logits = self.supernet(x.contiguous(memory_format=self._memory_format), genes)
+        loss = F.cross_entropy(logits.float(), y, label_smoothing=settings.label_smoothing)
+        gradients = torch.autograd.grad(loss, layout.parameters, allow_unused=True)
+        parts = [
+            torch.zeros_like(parameter).flatten() if gradient is None else gradient.flatten()
+            for parameter, gradient in zip(layout.parameters, gradients, strict=True)
+        ]
+        with torch.no_grad():
+            for buffer, old in zip(layout.buffers, before, strict=True):
+                parts.append((buffer - old).flatten())
+                buffer.copy_(old)
+        return torch.cat([*parts, loss.detach().reshape(1)])
+
+    @torch.no_grad()
+    def apply(self, layouts: Sequence[Layout], buffers: Sequence[Tensor]) -> float:
+        """One optimiser step from the buffers of all paths, in path order; the mean loss.
+
+        Gradients are averaged over all paths; statistics over the paths that used them, so that they move
+        at the batch normalisation's own pace. What no path used is not touched: neither weight decay nor
+        momentum moves it.
+        """
+        loss = sum(float(buffer[-1]) for buffer in buffers) / len(buffers)
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"the supernet's loss is not a number at step {self.step}; a lower supernet.lr or "
+                "supernet.clip_norm may help"
+            )
+        sums: dict[int, Tensor] = {}
+        tensors: dict[int, Tensor] = {}
+        users: dict[int, int] = {}
+        for layout, buffer in zip(layouts, buffers, strict=True):
+            pieces = buffer[:-1].split([tensor.numel() for tensor in layout.tensors])
+            for tensor, piece in zip(layout.tensors, pieces, strict=True):
+                key = id(tensor)
+                users[key] = users.get(key, 0) + 1
+                if key in sums:
+                    sums[key] += piece
+                else:
+                    sums[key], tensors[key] = piece.clone(), tensor
+        touched = []
+        for key, tensor in tensors.items():
+            if isinstance(tensor, nn.Parameter):
+                tensor.grad = (sums[key] / len(buffers)).view(tensor.shape)
+                touched.append(tensor)
+            else:
+                tensor += (sums[key] / users[key]).view(tensor.shape)
+        if self.settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(touched, self.settings.clip_norm)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = self.rate(self.step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return loss
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        rate = linear_rate if self.settings.schedule == "linear" else cosine_rate
+        return rate(step, self.settings.steps, self.settings.lr)
+
+    def initial(self) -> dict[str, Tensor]:
+        """The parameters before training, by name (the angle's W0)."""
+        return dict(build_supernet(self.space, self.seed).named_parameters())
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """Everything needed to go on: tensors by name, and JSON-ready values."""
+        tensors = {f"supernet.{name}": value for name, value in self.supernet.state_dict().items()}
+        for name, parameter in self.supernet.named_parameters():
+            momentum = self.optimizer.state.get(parameter, {}).get("momentum_buffer")
+            if momentum is not None:
+                tensors[f"momentum.{name}"] = momentum
+        return tensors, {"step": self.step}
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, int]) -> None:
+        """Go on from a saved state. Raises KeyError or RuntimeError when it is of another supernet."""
+        weights = {name[len("supernet.") :]: t for name, t in tensors.items() if name.startswith("supernet.")}
+        self.supernet.load_state_dict(weights)
+        self.optimizer.state.clear()
+        for name, parameter in self.supernet.named_parameters():
+            momentum = tensors.get(f"momentum.{name}")
+            if momentum is not None:
+                self.optimizer.state[parameter] = {
+                    "momentum_buffer": torch.empty_like(parameter).copy_(momentum)
+                }
+        self.step = values["step"]
+
+    def digest(self) -> str:
+        """SHA-256 of all parameters and floating-point buffers, by name, and of the step."""
+        found = hashlib.sha256(str(self.step).encode())
+        for name, tensor in sorted(self.supernet.state_dict().items()):
+            found.update(name.encode())
+            found.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
+
+
+def labelled(data: Data, settings: OneShotSettings, seed: int) -> Data:
+    """The data with the labels that the settings ask for."""
+    if settings.labels == "true":
+        return data
+    if not isinstance(data, Relabelled):
+        raise UserError(
+            "supernet.labels", "random", "true for this data set", "It cannot be given other labels."
+        )
+    return data.with_random_labels(seed)
