@@ -1,4 +1,4 @@
-"""The command line: `weft search | describe | show | ui | sync | damage`."""
+"""The command line: `weft search | describe | show | rank | bench-search | ui | sync | damage`."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 import typer
 from rich.console import Console
 
-from cluster.tables import plain_table, ranking_table
+from cluster.tables import plain_table, ranking_table, regret_table, scores_table, search_tables
 from networks.errors import UserError
 
 app = typer.Typer(
@@ -90,8 +90,7 @@ def search(
     if as_json:
         print_json(found)
     else:
-        out.print(ranking_table(found, 20, out))
-        print_failures(found)
+        print_found(found, 20)
         picture = outcome.run.pictures / "best-1.png"
         if picture.exists():
             out.print(f"picture of the best graph: {_relative(picture)}")
@@ -111,9 +110,21 @@ def describe(
 ) -> None:
     """Show what a recipe would search: candidates, sizes, time. Trains nothing."""
     from cluster.describe import describe
+    from cluster.describe_search import describe_search, description
     from cluster.recipe import load_recipe, naming_recipe
+    from cluster.search_recipe import SearchRecipe
 
     parsed = load_recipe(recipe, changes or [])
+    if isinstance(parsed, SearchRecipe):
+        if graphs is not None:
+            raise UserError("--graphs", graphs, "nothing with a recipe that draws no graphs")
+        with naming_recipe(recipe, changes or []):
+            found = describe_search(parsed)
+        if as_json:
+            print_json(found)
+        else:
+            out.print(description(found))
+        return
     with naming_recipe(recipe, changes or []):
         found = describe(parsed, graphs)
     if as_json:
@@ -151,15 +162,90 @@ def show(
     """List the candidates of a run, best first; also while it runs."""
     from cluster.report import report
     from cluster.run import Run
+    from cluster.search_recipe import SearchRecipe
+    from cluster.search_report import search_report
 
     found_run = Run.find(run, storage)
-    found = report(found_run, found_run.recipe, list(found_run.ledger.rows()))
+    recipe, rows = found_run.recipe, list(found_run.ledger.rows())
+    if isinstance(recipe, SearchRecipe):
+        found = search_report(found_run, recipe, rows)
+    else:
+        found = report(found_run, recipe, rows)
     if as_json:
         print_json(found)
         return
     out.print(f"{found_run.name}: {found_run.ending or 'running, or its process died'}")
-    out.print(ranking_table(found, limit, out))
-    print_failures(found)
+    print_found(found, limit)
+
+
+@app.command()
+def rank(
+    run: RunName,
+    scores: Annotated[
+        list[str], typer.Option("--score", help="A score to be judged; repeatable. See docs/scores.md.")
+    ],
+    table: Annotated[Path | None, typer.Option(help="A table with the truth, as csv.")] = None,
+    truth: Annotated[str | None, typer.Option(help="The table's column.")] = None,
+    train: Annotated[
+        int | None, typer.Option(min=3, help="Instead: train so many random candidates on their own.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Of each such training.")] = 20,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each candidate.")] = 1,
+    cells: Annotated[int, typer.Option(min=3, help="Random candidates of the table to be scored.")] = 1000,
+    storage: Storage = Path("runs"),
+    local: Annotated[bool, typer.Option("--local", help="In this process.")] = False,
+    address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how well scores rank candidates, with a finished search's supernet."""
+    from cluster.experiment import Place
+    from cluster.rank import Standalone, rank_scores
+    from cluster.run import Run
+    from cluster.search_recipe import Ranking
+    from trainers.scores.registry import find_score
+
+    for name in scores:
+        find_score(name, "--score")
+    if (table is None) == (train is None) or (table is None) != (truth is None):
+        raise UserError("--table", None if table is None else str(table), "--table with --truth, or --train")
+    known: Ranking | Standalone = Standalone(train or 0, epochs, seeds)
+    if table is not None and truth is not None:
+        known = Ranking(table=table, truth=truth, scores=tuple(scores), cells=cells)
+    console = err if as_json else out
+    found = rank_scores(Run.find(run, storage), scores, known, Place(local, address), console)
+    if as_json:
+        print_json(found)
+        return
+    out.print(scores_table(found["scores"]))
+
+
+@app.command("bench-search")
+def bench(
+    recipe: RecipeName,
+    changes: Changes = None,
+    seeds: Annotated[int, typer.Option(min=2, help="Searches with each method.")] = 100,
+    budget: Annotated[
+        int | None, typer.Option(min=1, help="Evaluations; the searcher's if left out.")
+    ] = None,
+    reported: Annotated[
+        str | None, typer.Option(help="The column that regret is told in; the objective's if left out.")
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="Where picture and report are written.")] = Path("."),
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe's searcher with many seeds on its table, beside random search, and plot the regret."""
+    from cluster.bench_recipe import bench_recipe
+    from cluster.recipe import load_recipe, naming_recipe
+
+    parsed = load_recipe(recipe, changes or [])
+    console = err if as_json else out
+    with naming_recipe(recipe, changes or []):
+        found = bench_recipe(parsed, seeds, budget, reported, console, folder)
+    if as_json:
+        print_json(found)
+        return
+    out.print(regret_table(found))
+    out.print(f"picture: {_relative(Path(found['picture']))}")
 
 
 @app.command()
@@ -229,6 +315,18 @@ def damage(
             )  # fmt: skip
         out.print(table)
     out.print(f"picture: {_relative(Path(found['picture']))}")
+
+
+def print_found(found: dict[str, Any], limit: int) -> None:
+    """The tables of a report."""
+    if "frontier" not in found:
+        out.print(ranking_table(found, limit, out))
+        print_failures(found)
+        return
+    for table in search_tables(found, limit):
+        out.print(table)
+    for reason, number in found["failures"][:5]:
+        out.print(f"{number} failed: {reason}", markup=False)
 
 
 def print_failures(found: dict[str, Any]) -> None:

@@ -8,10 +8,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from cluster.recipe import HalvingStopping, Recipe
+from cluster.recipe import HalvingStopping, RandWireSection, Recipe
 from networks.architecture import Architecture
 from networks.complexity import Complexity
 from networks.counters import counter_generator
+from networks.errors import UserError
 from networks.network import build_network
 from networks.spaces.randwire import RandWireSpace
 from networks.spaces.space import Genes
@@ -30,6 +31,8 @@ def describe(recipe: Recipe, graphs: int | None = None) -> dict[str, Any]:
     unless the recipe gives image and classes itself. Raises `UserError`.
     """
     section = recipe.space
+    if not isinstance(section, RandWireSection):
+        raise UserError("space.kind", section.kind, "randwire, or a recipe with a searcher, for `describe`")
     images: int | None = None
     if section.image is not None and section.classes is not None:
         space = section.build(section.image, section.classes)

@@ -3,8 +3,9 @@
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -15,10 +16,15 @@ from cluster.grid import Grid, drive_local
 from cluster.pictures import draw_architecture, draw_curves, draw_leaders, save_figure, trained_weights
 from cluster.preparation import Search
 from cluster.progress import Progress
-from cluster.recipe import AshaStopping, Recipe
+from cluster.recipe import AnyRecipe, AshaStopping, Recipe
 from cluster.recipe_errors import together
 from cluster.report import markdown, rank, report
 from cluster.run import Ending, Run, check_storage
+from cluster.search_plan import SearchPlan
+from cluster.search_progress import SearchProgress
+from cluster.search_recipe import SearchRecipe
+from cluster.search_report import write_search_report
+from cluster.search_trial import SearchConfig, drive_local_search
 from cluster.tracker import WriterProcess, check_tracking
 from cluster.trial import candidate_folder, trial_device
 from networks.errors import UserError
@@ -51,7 +57,7 @@ class Interrupted(KeyboardInterrupt):
         self.run = run
 
 
-def search(recipe: Recipe, place: Place, console: Console, *, resume: bool = False) -> Outcome:
+def search(recipe: AnyRecipe, place: Place, console: Console, *, resume: bool = False) -> Outcome:
     """Run a recipe's search, or go on with its unfinished one.
 
     Nothing is written before the recipe, the data, MLflow and the resources are known to do. Raises
@@ -64,15 +70,20 @@ def search(recipe: Recipe, place: Place, console: Console, *, resume: bool = Fal
             lambda: None if recipe.tracking.uri is None else check_tracking(recipe.tracking.uri),
         )
     )
-    prepared = Search.of(recipe)
+    prepared = prepare(recipe)
+    if isinstance(prepared, SearchPlan) and prepared.table is not None and not place.local:
+        console.print("a table needs no Ray: searching in this process")
+        place = Place(local=True)
     run = Run.resumable(prepared) if resume else None
     try:
-        with _connection(recipe, place, console), _interruptible():
+        with connection(recipe, place, console), _interruptible():
             run = run or Run.create(prepared)
             with run.lock():
                 if resume:
                     run.adopt(recipe)
-                console.print(f"{run.name}: {len(prepared.entrants)} candidates, in {run.folder}")
+                console.print(f"{run.name}: {prepared.size_text}, in {run.folder}")
+                if isinstance(prepared, SearchPlan):
+                    return _drive_search(prepared, run, place, console)
                 return _drive(prepared, run, place, console)
     except KeyboardInterrupt:
         if run is None:
@@ -80,19 +91,26 @@ def search(recipe: Recipe, place: Place, console: Console, *, resume: bool = Fal
         raise Interrupted(run) from None
 
 
-def _check_place(recipe: Recipe, place: Place) -> None:
+def prepare(recipe: AnyRecipe) -> Search | SearchPlan:
+    """The recipe made concrete. Raises `UserError` for what cannot be searched."""
+    return SearchPlan.of(recipe) if isinstance(recipe, SearchRecipe) else Search.of(recipe)
+
+
+def _check_place(recipe: AnyRecipe, place: Place) -> None:
     """Refuse what cannot work there; where Ray runs elsewhere, it answers for its GPUs itself."""
     if place.address is None:
-        trial_device(recipe)
-    if place.local and isinstance(recipe.stopping, AshaStopping):
+        trial_device(recipe.resources)
+    if place.local and isinstance(recipe, Recipe) and isinstance(recipe.stopping, AshaStopping):
         raise UserError("stopping.kind", "asha", "none or halving with --local", "ASHA is Ray Tune's.")
-    if recipe.resources.workers is not None and place != Place():
+    sizes_ray = isinstance(recipe, Recipe) or place.local
+    if recipe.resources.workers is not None and place != Place() and sizes_ray:
         given = "--local" if place.local else "--address"
         log.warning("resources.workers does nothing with %s", given)
 
 
 @contextmanager
-def _connection(recipe: Recipe, place: Place, console: Console) -> Iterator[None]:
+def connection(recipe: AnyRecipe, place: Place, console: Console) -> Iterator[None]:
+    """Ray, where the place has one."""
     if place.local:
         context: Any = nullcontext()
     else:
@@ -128,10 +146,8 @@ def _drive(prepared: Search, run: Run, place: Place, console: Console) -> Outcom
     kept = grid.replay()
     if kept:
         console.print(f"resumed: {kept} candidates are final already")
-    writer = WriterProcess(run.folder)
-    writer.start()
-    ending: Ending = "FAILED"
-    try:
+
+    def drive() -> None:
         with progress:
             if place.local:
                 drive_local(grid)
@@ -139,13 +155,44 @@ def _drive(prepared: Search, run: Run, place: Place, console: Console) -> Outcom
                 from cluster.tune_driver import drive_tune
 
                 drive_tune(grid)
+
+    return _driven(run, drive, lambda ended: write_report(run, prepared, pictures=ended), console)
+
+
+def _drive_search(plan: SearchPlan, run: Run, place: Place, console: Console) -> Outcome:
+    config = SearchConfig(recipe=plan.recipe, folder=run.folder)
+    drive = partial(drive_choices, config, place, console)
+    return _driven(run, drive, lambda ended: write_search_report(run, plan), console)
+
+
+def drive_choices(config: SearchConfig, place: Place, console: Console) -> None:
+    """Run or finish a search over choices where `place` says."""
+    with SearchProgress(console, config.recipe.metric) as progress:
+        if place.local:
+            drive_local_search(config, progress.heard)
+        else:
+            from cluster.tune_search import drive_tune_search
+
+            drive_tune_search(config, progress.heard)
+
+
+def _driven(
+    run: Run, drive: Callable[[], None], write: Callable[[bool], dict[str, Any]], console: Console
+) -> Outcome:
+    """Drive beside the MLflow writer; then report, whatever the ending was. `write` is told whether the
+    search came to its end."""
+    writer = WriterProcess(run.folder)
+    writer.start()
+    ending: Ending = "FAILED"
+    try:
+        drive()
         ending = "FINISHED"
     except KeyboardInterrupt:
         ending = "KILLED"
         raise
     finally:
         try:
-            found = write_report(run, prepared, pictures=ending == "FINISHED")
+            found = write(ending == "FINISHED")
         finally:  # whatever becomes of pictures, the search has ended as it did
             run.finish(ending)
             patience = DRAIN_S if ending == "FINISHED" else DRAIN_AFTER_STOP_S

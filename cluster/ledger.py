@@ -7,7 +7,7 @@ in which candidates end. The ledger is what a search resumes from; MLflow is a v
 
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -86,14 +86,15 @@ class Ledger:
         body = [row.model_dump(mode="json") for row in rows]
         text = json.dumps({"segment": number, "sha256": digest_of(body), "rows": body})
         path = self._path(number)
-        # A folder of its own, because temporary files are for their owner alone and segments are not.
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".draft-") as desk:
-            draft = Path(desk) / path.name
-            with draft.open("w") as file:
+        draft = self.folder / f".draft-{os.getpid()}-{uuid.uuid4().hex}"
+        try:
+            with draft.open("x") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             os.link(draft, path)  # fails when the segment exists: put if absent
+        finally:
+            draft.unlink(missing_ok=True)
         sync_folder(self.folder)
         return path
 

@@ -63,6 +63,7 @@ class LocalPool:
     def __init__(self, job: ReplicaJob) -> None:
         self.replica = Replica(job)
         self._queue: deque[Genes] = deque()
+        self._results: deque[Scored] = deque()
 
     @property
     def about(self) -> About:
@@ -73,18 +74,31 @@ class LocalPool:
         return self.replica.step
 
     def train(self, steps: int) -> dict[str, float]:
+        self._finish_scoring()
         return self.replica.train(steps)
 
     def submit(self, candidates: Sequence[Genes]) -> None:
         self._queue.extend(candidates)
 
     def collect(self, number: int) -> list[Scored]:
-        return self.replica.score([self._queue.popleft() for _ in range(number)])
+        queued = len(self._results) + len(self._queue)
+        if number > queued:
+            raise IndexError(f"{number} results of {queued} candidates that are queued")
+        while len(self._results) < number:
+            self._results += self.replica.score([self._queue.popleft()])
+        return [self._results.popleft() for _ in range(number)]
+
+    def _finish_scoring(self) -> None:
+        """With the weights of now, before they change."""
+        self._results += self.replica.score(self._queue)
+        self._queue.clear()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return self.replica.state()
+        tensors, values = self.replica.state()
+        return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, values
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        self._finish_scoring()
         self.replica.load_state(tensors, values)
 
     def digest(self) -> str:
@@ -92,3 +106,4 @@ class LocalPool:
 
     def close(self) -> None:
         self._queue.clear()
+        self._results.clear()

@@ -6,7 +6,7 @@ from cluster.recipe import Recipe
 from cluster.recorder import Entrant
 from cluster.trial import TrialConfig
 from networks.errors import UserError
-from networks.spaces.randwire import RandWireSpace
+from networks.spaces.space import SearchSpace
 from searchers.grid import GridSearcher
 from searchers.searcher import Candidate
 from trainers.data import Data, open_data
@@ -18,7 +18,7 @@ ALL_RUNS_LIMIT = 2000
 class Search:
     """What a recipe will search. `entrants` are its candidates in ask order."""
 
-    def __init__(self, recipe: Recipe, space: RandWireSpace, data: Data) -> None:
+    def __init__(self, recipe: Recipe, space: SearchSpace, data: Data) -> None:
         self.recipe, self.space, self.data = recipe, space, data
         self.entrants = [self._entrant(ask, genes) for ask, genes in enumerate(self._genes())]
         if len(self.entrants) > ALL_RUNS_LIMIT and recipe.tracking.runs is None:
@@ -26,6 +26,14 @@ class Search:
                 "tracking.runs", None, f"all or frontier, for more than {ALL_RUNS_LIMIT} candidates",
                 f"This search has {len(self.entrants)}.",
             )  # fmt: skip
+
+    @property
+    def size_text(self) -> str:
+        return f"{len(self.entrants)} candidates"
+
+    @property
+    def data_digest(self) -> str:
+        return self.data.digest
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Search":

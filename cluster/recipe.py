@@ -8,22 +8,21 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from cluster.recipe_base import BaseRecipe, Section
 from cluster.recipe_errors import Mistakes, RecipeError, explain, single, together
+from cluster.recipe_spaces import SEARCHED_SPACES, ChoiceSection
 from cluster.recipe_yaml import read_yaml
-from networks.architecture import Shape, digest_of
+from cluster.search_recipe import SearchRecipe
+from networks.architecture import Shape
 from networks.errors import UserError, nearest
 from networks.generators import GENERATORS, RandomGraph, paper_grid
 from networks.randwire import RandWireSettings, RandWireTemplate
+from networks.spaces.listed import ListedSpace
 from networks.spaces.randwire import RandWireSpace
 from searchers.halving import rungs
-from trainers.data import DataSettings, check_settings
 from trainers.training import TrainingSettings
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class RandWireSection(RandWireSettings):
@@ -153,58 +152,34 @@ class AshaStopping(Section):
 Stopping = Annotated[NoStopping | HalvingStopping | AshaStopping, Field(discriminator="kind")]
 
 
-class Resources(Section):
-    """What one candidate takes, and at most how many run at once (`workers`; None: as many as fit).
+class ListedSection(Section):
+    """Chosen candidates of a space of choices, each trained on its own with the seeds 1..`seeds`."""
 
-    `workers` sizes a Ray that weft starts on this machine; on a cluster that is there already, what runs
-    at once follows from what a candidate takes.
-    """
+    kind: Literal["listed"] = "listed"
+    space: ChoiceSection
+    genes: tuple[tuple[int, ...], ...] = Field(min_length=1)
+    seeds: int = Field(1, ge=1)
 
-    cpus: float = Field(1, gt=0)
-    gpus: float = Field(0, ge=0)
-    workers: int | None = Field(None, ge=1)
-
-
-class Tracking(Section):
-    """`uri`: an MLflow tracking URI; None is a SQLite file in the run's folder. `runs`: a child run for
-    every candidate, or for the frontier alone (above 2,000 candidates the choice must be made)."""
-
-    uri: str | None = None
-    runs: Literal["all", "frontier"] | None = None
+    def build(self, image: Shape, classes: int) -> ListedSpace:
+        space = self.space.build(image, classes)
+        try:
+            return ListedSpace(space, self.genes, range(1, self.seeds + 1))
+        except UserError as error:
+            raise error.under("space") from None
 
 
-class Recipe(Section):
-    """A search. `metric` is maximised. `retries`: how often a candidate whose process died is tried again.
-    `allow_mixed`: let CPUs, GPUs or torch builds differ between trials, whose last bits then may too."""
+class Recipe(BaseRecipe):
+    """A grid of candidates, each trained. `metric` is maximised."""
 
-    version: Literal[1]
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
-        max_length=80,
-        description="up to 80 letters, digits and _ . -, the first a letter or digit",
-    )
-    seed: int = 0
-    space: RandWireSection
-    data: DataSettings = DataSettings()
+    space: Annotated[RandWireSection | ListedSection, Field(discriminator="kind")]
     training: TrainingSettings = TrainingSettings()
     stopping: Stopping = HalvingStopping()
     metric: Literal["validation_accuracy"] = "validation_accuracy"
-    resources: Resources = Resources()
-    retries: int = Field(3, ge=0)
-    allow_mixed: bool = False
-    tracking: Tracking = Tracking()
-    storage: Path = Path("runs")
 
-    @field_validator("data")
+    @field_validator("space", mode="before")
     @classmethod
-    def _usable(cls, data: DataSettings) -> DataSettings:
-        check_settings(data)
-        return data
-
-    @field_validator("storage")
-    @classmethod
-    def _at_home(cls, storage: Path) -> Path:
-        return storage.expanduser()
+    def _randwire_by_default(cls, space: object) -> object:
+        return {"kind": "randwire", **space} if isinstance(space, dict) else space
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -223,15 +198,18 @@ class Recipe(Section):
             return [self.training.epochs]
         return rungs(self.training.epochs, self.stopping.grace, self.stopping.eta)
 
-    @property
-    def digest(self) -> str:
-        """Of what decides the results: not of where it runs, is stored or tracked, nor of where data lies."""
-        places = {"data": {"path", "test_path", "workers"}}
-        apart = dict.fromkeys(("resources", "retries", "allow_mixed", "tracking", "storage"), True)
-        return digest_of(self.model_dump(mode="json", exclude={**apart, **places}))
+
+AnyRecipe = Recipe | SearchRecipe
 
 
-def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
+def recipe_model(raw: Mapping[str, Any]) -> type[Recipe] | type[SearchRecipe]:
+    """Which kind of recipe this is: one with a `searcher`, or whose space only a searcher can search."""
+    space = raw.get("space")
+    kind = space.get("kind") if isinstance(space, dict) else None
+    return SearchRecipe if "searcher" in raw or kind in SEARCHED_SPACES else Recipe
+
+
+def load_recipe(name: str, changes: Sequence[str] = ()) -> AnyRecipe:
     """Read a recipe file, or one that comes with weft by its name; then apply ``a.b=c`` changes.
 
     Raises `RecipeError`, which names the file and every mistake in it.
@@ -244,10 +222,11 @@ def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
     if not isinstance(raw, dict):
         raise RecipeError(path, [UserError("", raw, "a mapping: version, name, space, …")])
     together([partial(apply_change, raw, change) for change in changes])
+    model = recipe_model(raw)
     try:
-        return Recipe.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as error:
-        raise RecipeError(path, explain(error, Recipe, raw), changes) from None
+        raise RecipeError(path, explain(error, model, raw), changes) from None
 
 
 @contextmanager
@@ -258,7 +237,8 @@ def naming_recipe(name: str, changes: Sequence[str] = ()) -> Iterator[None]:
     except RecipeError:
         raise
     except UserError as error:
-        if any(mistake.field.split(".")[0] not in Recipe.model_fields for mistake in single(error)):
+        fields = {*Recipe.model_fields, *SearchRecipe.model_fields}
+        if any(mistake.field.split(".")[0] not in fields for mistake in single(error)):
             raise
         raise RecipeError(find_recipe(name), [error], changes) from error.__cause__
 

@@ -39,3 +39,7 @@ class SmallChainSection(SmallChainSettings):
 ChoiceSection = Annotated[
     NasBench201Section | ShuffleNetSection | SmallChainSection, Field(discriminator="kind")
 ]
+SEARCHED_SPACES = tuple(
+    str(section.model_fields["kind"].default)
+    for section in (NasBench201Section, ShuffleNetSection, SmallChainSection)
+)

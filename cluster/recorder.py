@@ -19,9 +19,10 @@ class Entrant(NamedTuple):
 
 
 class Recorder:
-    """Commits rows and tells listeners of them, in order. Rows of one call are one segment."""
+    """Commits rows and tells listeners of them, in order. Rows of one call are one segment. `entrants`:
+    of a grid, whose reports become rows here."""
 
-    def __init__(self, ledger: Ledger, entrants: Sequence[Entrant]) -> None:
+    def __init__(self, ledger: Ledger, entrants: Sequence[Entrant] = ()) -> None:
         self._ledger = ledger
         self._entrants = {entrant.candidate.ask_index: entrant for entrant in entrants}
         self._recorded: dict[int, int] = {}  # ask index -> last epoch in the ledger
@@ -36,7 +37,10 @@ class Recorder:
         return rows
 
     def commit(self, rung: int, outcomes: Sequence[tuple[Report, RowStatus]]) -> list[Row]:
-        rows = [self._row(rung, report, status) for report, status in outcomes]
+        return self.write([self._row(rung, report, status) for report, status in outcomes])
+
+    def write(self, rows: list[Row]) -> list[Row]:
+        """Commit these rows as the next segment."""
         self._ledger.append_at(self._segments, rows)
         self._segments += 1
         for row in rows:

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from cluster.recipe_spaces import ChoiceSection
 from cluster.trial import reason_of
+from networks.errors import UserError
 from networks.spaces.space import Genes
 from trainers.data import DataSettings, open_data
 from trainers.numerics import numerics
 from trainers.one_shot import Group, OneShotSettings, OneShotTrainer
-from trainers.scores import Bench, find_score
+from trainers.scores.registry import find_score
+from trainers.scores.score import Bench
 
 
 class ScoringSettings(BaseModel):
@@ -68,6 +70,8 @@ class Replica:
     def __init__(self, job: ReplicaJob) -> None:
         if job.device == "cpu":
             torch.set_num_threads(1)
+        elif not torch.cuda.is_available():
+            raise UserError("resources.gpus", "above 0", "0 where a replica's torch sees no GPU")
         self.job = job
         data = open_data(job.data)
         self.space = job.space.build(data.image, len(data.classes))

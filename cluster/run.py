@@ -14,18 +14,31 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import yaml
 
 from cluster.checkpoints import make_folder, sync_folder, write_atomically
 from cluster.ledger import Ledger
-from cluster.preparation import Search
-from cluster.recipe import Recipe
+from cluster.recipe import AnyRecipe, recipe_model
 from cluster.version import code_version
 from networks.errors import UserError, nearest
+from networks.spaces.space import SearchSpace
 
 Ending = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class Planned(Protocol):
+    """A recipe made concrete (cluster/preparation.py, cluster/search_plan.py)."""
+
+    @property
+    def recipe(self) -> AnyRecipe: ...
+
+    @property
+    def space(self) -> SearchSpace: ...
+
+    @property
+    def data_digest(self) -> str: ...
 
 
 class Run:
@@ -35,7 +48,7 @@ class Run:
         self.folder = folder.resolve()
 
     @classmethod
-    def create(cls, search: Search) -> "Run":
+    def create(cls, search: Planned) -> "Run":
         """A new folder with the next free number. Raises `UserError` when storage cannot be written."""
         recipe = search.recipe
         try:
@@ -48,7 +61,7 @@ class Run:
                 "experiment": recipe.name,
                 "recipe_digest": recipe.digest,
                 "space_digest": search.space.digest,
-                "data_digest": search.data.digest,
+                "data_digest": search.data_digest,
                 "metric": recipe.metric,
                 "created": time.time_ns() // 1_000_000,
                 "commit": code_version(),
@@ -75,7 +88,7 @@ class Run:
         )
 
     @classmethod
-    def resumable(cls, search: Search) -> "Run":
+    def resumable(cls, search: Planned) -> "Run":
         """The newest unfinished run of the very same recipe and data. Raises `UserError` when there is
         none, and says what is."""
         recipe = search.recipe
@@ -94,17 +107,17 @@ class Run:
         if not unfinished:
             name = same[-1].name
             raise UserError("--resume", name, "an unfinished run", f"This one is complete: weft show {name}")
-        resumable = [run for run in unfinished if run.about["data_digest"] == search.data.digest]
+        resumable = [run for run in unfinished if run.about["data_digest"] == search.data_digest]
         if not resumable:
             raise UserError("data", recipe.data.name, "the images that the run began with; these are others")
         return resumable[-1]
 
-    def adopt(self, recipe: Recipe) -> None:
+    def adopt(self, recipe: AnyRecipe) -> None:
         """Take over what a resumed search may change: where it runs, is tracked and stored, and where its
         data lies. To be called with the lock held."""
         self._write_recipe(recipe, self.about)
 
-    def _write_recipe(self, recipe: Recipe, about: dict[str, Any]) -> None:
+    def _write_recipe(self, recipe: AnyRecipe, about: dict[str, Any]) -> None:
         write_atomically(self.folder / "recipe.yaml", _yaml(recipe).encode())
         of_recipe = {
             "recipe": recipe.model_dump(mode="json"),
@@ -124,8 +137,9 @@ class Run:
         return value
 
     @property
-    def recipe(self) -> Recipe:
-        return Recipe.model_validate(self.about["recipe"])
+    def recipe(self) -> AnyRecipe:
+        raw = self.about["recipe"]
+        return recipe_model(raw).model_validate(raw)
 
     @property
     def tracking_uri(self) -> str:
@@ -193,7 +207,7 @@ def runs_of(recipe_name: str, storage: Path) -> list[Run]:
     return [Run(folder) for _, folder in sorted(numbered)]
 
 
-def _next_folder(recipe: Recipe) -> Path:
+def _next_folder(recipe: AnyRecipe) -> Path:
     taken = [int(path.name.rsplit("-", 1)[1]) for path in recipe.storage.glob(f"{recipe.name}-[0-9]*")
              if path.name.rsplit("-", 1)[1].isdigit()]  # fmt: skip
     number = max(taken, default=0) + 1
@@ -207,5 +221,5 @@ def _next_folder(recipe: Recipe) -> Path:
             return folder
 
 
-def _yaml(recipe: Recipe) -> str:
+def _yaml(recipe: AnyRecipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

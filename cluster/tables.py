@@ -1,6 +1,6 @@
 """Tables for a terminal, as wide as it is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -36,6 +36,65 @@ def _ranking_cells(row: dict[str, Any], metric: str) -> dict[str, str]:
         f"{row['macs'] / 1e6:,.2f}",
     )  # fmt: skip
     return dict(zip(COLUMNS, values, strict=True))
+
+
+def search_tables(found: dict[str, Any], limit: int) -> Iterator[Table]:
+    """Leaders of a search over choices, its frontier where it has several objectives, and its scores."""
+    yield _candidates("leaders", found["ranking"][:limit])
+    if len(found["objectives"]) > 1:
+        yield _candidates("frontier", found["frontier"][:limit])
+    against = found["against_random"]
+    if against is not None:
+        table = plain_table(f"best {found['metric']}", f"of {against['evaluations']}")
+        table.add_row("search", _short(against["best_search"]))
+        spread = f" ({_short(against['random_low'])} to {_short(against['random_high'])})"
+        table.add_row("random search", _short(against["best_random"]) + spread)
+        yield table
+    if found["scores"]:
+        yield scores_table(found["scores"])
+
+
+def scores_table(scores: Sequence[dict[str, Any]]) -> Table:
+    """How well each score ranks."""
+    table = plain_table("score", "tau-b", "95 % interval", "Spearman", "candidates")
+    for one in scores:
+        interval = "" if one["low"] is None else f"{_short(one['low'])} to {_short(one['high'])}"
+        table.add_row(
+            one["score"], _short(one["tau"]), interval, _short(one["spearman"]), str(one["candidates"])
+        )
+    return table
+
+
+def regret_table(found: dict[str, Any]) -> Table:
+    """Mean regret of each method after so many evaluations, with its 95 % band."""
+    methods = found["methods"]
+    table = plain_table("evaluations", *(f"regret of {name}".replace("_", " ") for name in methods))
+    for mark in next(iter(methods.values()))["at"]:
+        here = int(mark) - 1
+        cells = (
+            f"{one['at'][mark]:.3f} ({one['low'][here]:.3f} to {one['high'][here]:.3f})"
+            for one in methods.values()
+        )
+        table.add_row(mark, *cells)
+    table.add_row("found the best", *(f"{100 * one['found']:.0f} % of runs" for one in methods.values()))
+    return table
+
+
+def _candidates(title: str, rows: Sequence[dict[str, Any]]) -> Table:
+    names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+    table = plain_table(title, "cand.", "genes", *names, "params", "MMACs", left=("genes",))
+    for row in rows:
+        values = (_short(row["metrics"].get(name)) for name in names)
+        genes = " ".join(map(str, row["genes"]))
+        table.add_row(
+            str(row["place"]), str(row["candidate"]), genes, *values, f"{row['params']:,}",
+            f"{row['macs'] / 1e6:,.2f}",
+        )  # fmt: skip
+    return table
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
 def plain_table(*headers: str, left: Sequence[str] | None = None) -> Table:

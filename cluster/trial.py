@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cluster.checkpoints import CheckpointStore
 from cluster.recipe import Recipe
+from cluster.recipe_base import Resources
 from networks.architecture import canonical_json
 from networks.counters import counter_seed
 from networks.errors import UserError
@@ -127,7 +128,7 @@ class TrainingTrial:
 
     def _build(self, config: TrialConfig) -> Trainer:
         recipe = config.recipe
-        device = trial_device(recipe)
+        device = trial_device(recipe.resources)
         if device == "cpu":
             torch.set_num_threads(1)
         if self._data is None or self._data[0] != recipe.data:
@@ -210,12 +211,12 @@ class TrainingTrial:
         return self._report(status="failed", reason=reason_of(error))
 
 
-def trial_device(recipe: Recipe) -> str:
-    """``cuda`` when the recipe gives each candidate a GPU, else ``cpu``."""
-    if not recipe.resources.gpus:
+def trial_device(resources: Resources) -> str:
+    """``cuda`` when each candidate or replica is given a GPU, else ``cpu``."""
+    if not resources.gpus:
         return "cpu"
     if not torch.cuda.is_available():
-        raise UserError("resources.gpus", recipe.resources.gpus, "0 on a machine whose torch sees no GPU")
+        raise UserError("resources.gpus", resources.gpus, "0 on a machine whose torch sees no GPU")
     return "cuda"
 
 

@@ -27,7 +27,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 
 from cluster.barrier import Barrier, NoBarrier
 from cluster.grid import Grid
-from cluster.recipe import AshaStopping, Resources
+from cluster.recipe import AshaStopping
+from cluster.recipe_base import Resources
 from cluster.trial import LESS_MEMORY, Report, TrainingTrial, TrialConfig
 from networks.errors import UserError, nearest
 

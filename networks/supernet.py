@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from networks.architecture import Shape, Stage
 from networks.errors import UserError
 from networks.graph import Edge, Graph
-from networks.network import Head, Network, Stem, initialise
+from networks.network import Head, Network, Stem, build_network, initialise
 from networks.plan import Plan, compile_plan, edge_key
 from networks.spaces.choices import ChoiceSpace
 from networks.spaces.space import Genes
@@ -44,14 +44,17 @@ class SuperStage(StageModule):
         self.options = nn.ModuleDict()
         self.choices = dict(choices)
         for position, edge in enumerate(graph.edges):
+            # A sum leaves `none` out (`silent_edges`); a mean counts its zeros, so there it is a module.
+            averages = graph.aggregation_of[edge.target] == "mean"
+            absent = {"identity"} if averages else {"identity", "none"}
             if position in choices:
                 built = {
                     name: without_scale(self.build_edge(edge, name))
                     for name in choices[position]
-                    if name not in ("identity", "none")
+                    if name not in absent
                 }
                 self.options[edge_key(edge)] = nn.ModuleDict(built)
-            elif edge.operation not in ("identity", "none"):
+            elif edge.operation not in absent:
                 self.operations[edge_key(edge)] = self.build_edge(edge, edge.operation)
         self._plans = plans
 
@@ -176,7 +179,7 @@ class Supernet(nn.Module):
 
         Its batch normalisation has scales and shifts; where the supernet's has none, they are 1 and 0.
         """
-        network = Network(self.space.decode(genes))
+        network = build_network(self.space.decode(genes), seed=0)  # which draws from no global state
         network.load_state_dict(self.path_state(genes), strict=False)
         return network.train(self.training)
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 
+from networks.counters import counter_random
 from networks.errors import UserError
 from networks.spaces.space import Genes, SearchSpace
 from searchers.searcher import Candidate, Evaluation, Searcher
@@ -13,10 +14,11 @@ def check_searcher(
 ) -> None:
     """Raise AssertionError when the searcher breaks the protocol.
 
-    `make` builds a fresh searcher over `space` with a fixed seed; `score` rates genes. Checked: only legal
-    genes are asked for; never more than n; the same history gives the same asks; a saved and loaded
-    searcher goes on as the original does; failed and NaN evaluations are survived; it finishes or reaches
-    `limit` asks.
+    `make` builds a fresh searcher over `space` with a fixed seed; `score` rates genes. Evaluations have
+    the metrics `score` and `sum`, the sum of the genes. Checked: only legal genes are asked for; never
+    more than n; the same history gives the same asks; a saved and loaded searcher goes on as the original
+    does, also with candidates in flight; failed and NaN evaluations and a warm start are survived; it
+    finishes or reaches `limit` asks.
     """
     history = _drive(make(), space, score, limit=limit, batch=3)
     assert history, "the searcher asked for nothing"
@@ -25,6 +27,93 @@ def check_searcher(
         _check_resume(make, space, score, cut, len(history))
     _drive(make(), space, lambda genes: float("nan"), limit=min(limit, 30), batch=4)
     _drive(make(), space, score, limit=min(limit, 30), batch=2, fail=True)
+    for width in (2, 7):
+        _check_in_flight(make, space, score, width, limit)
+    warm = make()
+    warm.tell(_known(space, score))
+    _drive(warm, space, score, limit=min(limit, 60), batch=3, start=len(_known(space, score)))
+
+
+def check_visits(
+    make: Callable[[], Searcher],
+    space: SearchSpace,
+    score: Callable[[Genes], float],
+    feasible: Callable[[Genes], bool] = lambda genes: True,
+    *,
+    limit: int = 1000,
+) -> None:
+    """Raise AssertionError when the searcher, of the kind that `check_searcher` accepts, asks for the same
+    genes twice, for genes of a warm start, or for genes that are not `feasible`.
+
+    With 1, 5 and 50 candidates in flight, with and without a warm start. `make` and `score` as there.
+    """
+    for width in (1, 5, 50):
+        for known in ([], _known(space, score)):
+            searcher = make()
+            searcher.tell(known)
+            asked = _fly(searcher, space, score, width=width, limit=limit, start=len(known))
+            assert asked, "the searcher asked for nothing"
+            seen = {one.candidate.genes for one in known}
+            for genes in asked:
+                assert genes not in seen, f"asked for {genes}, which it knows already"
+                assert feasible(genes), f"asked for {genes}, which break a constraint"
+                seen.add(genes)
+
+
+def _known(space: SearchSpace, score: Callable[[Genes], float]) -> list[Evaluation]:
+    """Some of a space, as a warm start tells them."""
+    rng = counter_random(0, "conformance", "warm start")
+    genes = dict.fromkeys(space.sample(rng) for _ in range(5))
+    return [_evaluation(one, ask, score, fail=False) for ask, one in enumerate(genes)]
+
+
+def _fly(
+    searcher: Searcher,
+    space: SearchSpace,
+    score: Callable[[Genes], float],
+    *,
+    width: int,
+    limit: int,
+    start: int = 0,
+    flying: list[Genes] | None = None,
+) -> list[Genes]:
+    """Drive with up to `width` candidates in flight, told one by one; `flying` holds those that are, before
+    and afterwards."""
+    asked: list[Genes] = []
+    flying = [] if flying is None else flying
+    told = start
+    while not searcher.finished and len(asked) < limit:
+        genes = searcher.ask(width - len(flying))
+        assert len(genes) <= width - len(flying), f"asked for {width - len(flying)}, got {len(genes)}"
+        assert genes or flying or searcher.finished, "nothing asked, nothing open, not finished: a deadlock"
+        for one in genes:
+            _check_legal(space, one)
+        asked += genes
+        flying += genes
+        if flying:
+            searcher.tell([_evaluation(flying.pop(0), told, score, fail=False)])
+            told += 1
+    return asked
+
+
+def _check_in_flight(
+    make: Callable[[], Searcher],
+    space: SearchSpace,
+    score: Callable[[Genes], float],
+    width: int,
+    limit: int,
+) -> None:
+    whole = _fly(make(), space, score, width=width, limit=limit)
+    for cut in sorted({1, len(whole) // 2}):
+        original, flying = make(), list[Genes]()
+        first = _fly(original, space, score, width=width, limit=cut, flying=flying)
+        resumed = make()
+        resumed.load_state_dict(json.loads(json.dumps(original.state_dict(), allow_nan=False)))
+        told = len(first) - len(flying)
+        rest = _fly(
+            resumed, space, score, width=width, limit=len(whole) - len(first), start=told, flying=flying
+        )
+        assert first + rest == whole, f"with {width} in flight a loaded searcher goes on differently"
 
 
 def _drive(
@@ -60,7 +149,8 @@ def _evaluation(genes: Genes, ask: int, score: Callable[[Genes], float], fail: b
     candidate = Candidate.of("conformance", "space", genes, ask)
     if fail and ask % 2:
         return Evaluation(candidate=candidate, status="failed", reason="conformance suite")
-    return Evaluation(candidate=candidate, status="ok", metrics={"score": score(genes)})
+    metrics = {"score": score(genes), "sum": float(sum(genes))}
+    return Evaluation(candidate=candidate, status="ok", metrics=metrics)
 
 
 def _check_resume(

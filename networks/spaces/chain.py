@@ -2,11 +2,13 @@
 
 from abc import abstractmethod
 from functools import cached_property
-from typing import NamedTuple
+from itertools import pairwise
+from typing import NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from networks.architecture import Architecture, Head, Shape, Stage, Stem, StrideRule
+from networks.errors import UserError
 from networks.graph import Edge, Graph, Node
 from networks.spaces.choices import ChoiceSpace, Option, Site
 from networks.spaces.space import Genes
@@ -90,6 +92,22 @@ class ShuffleNetSettings(BaseModel):
     repeats: tuple[int, ...] = Field((4, 4, 8, 4), min_length=1)
     head_channels: int = Field(1024, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        stem, *widths = self.channels
+        if stem < 2:
+            raise UserError("channels.0", stem, "2 or more")
+        if len(self.repeats) != len(widths):
+            raise UserError("repeats", list(self.repeats), f"{len(widths)} numbers, one for each stage")
+        for stage, (before, width) in enumerate(pairwise(self.channels)):
+            if width <= before or width % 2:
+                allowed = f"an even number above {before}"
+                raise UserError(f"channels.{stage + 1}", width, allowed, "A block passes half of them on.")
+        for stage, repeats in enumerate(self.repeats):
+            if repeats < 1:
+                raise UserError(f"repeats.{stage}", repeats, "1 or more")
+        return self
 
 
 class ShuffleNetSpace(ChainSpace):

@@ -303,7 +303,7 @@ def test_asha_remembers_who_ended_before_a_resume(tmp_path: Path, ended: int) ->
 
 @pytest.mark.ray
 def test_more_than_the_cluster_has_is_refused_at_once(shared_ray: None) -> None:
-    from cluster.recipe import Resources
+    from cluster.recipe_base import Resources
     from cluster.tune_driver import check_room
 
     with pytest.raises(UserError, match=r"resources\.gpus: 8.*at most 0"):
@@ -316,7 +316,7 @@ def test_more_than_the_cluster_has_is_refused_at_once(shared_ray: None) -> None:
 def test_room_is_looked_for_on_one_node(shared_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
-    from cluster.recipe import Resources
+    from cluster.recipe_base import Resources
     from cluster.tune_driver import check_room
 
     nodes = [{"Alive": True, "Resources": held} for held in ({"CPU": 16.0}, {"CPU": 4.0, "GPU": 1.0})]
@@ -327,7 +327,7 @@ def test_room_is_looked_for_on_one_node(shared_ray: None, monkeypatch: pytest.Mo
 
 
 def test_workers_size_a_whole_number_of_cpus() -> None:
-    from cluster.recipe import Resources
+    from cluster.recipe_base import Resources
     from cluster.tune_driver import local_cpus
 
     assert local_cpus(Resources(cpus=0.5, workers=4)) == 2

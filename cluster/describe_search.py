@@ -1,0 +1,80 @@
+"""What a search over choices would do: its space, its constraints, its time. Nothing is kept."""
+
+import time
+from typing import Any
+
+from cluster.pool import LocalPool
+from cluster.search_plan import SearchPlan, planned_asks
+from cluster.search_recipe import SearchRecipe
+from networks.counters import counter_random
+from searchers.constraints import STATIC, Feasible
+
+SAMPLED = 1000
+PROBED = 3  # candidates, the first of which warms up
+
+
+def describe_search(recipe: SearchRecipe) -> dict[str, Any]:
+    """Size and costs of the space, the share of it that the constraints allow, and the time that training
+    and scoring would take one replica here, measured on a few. Raises `UserError`."""
+    plan = SearchPlan.of(recipe)
+    rng = counter_random(recipe.seed, "describe")
+    feasible = Feasible(recipe.constraints, plan.costs)
+    drawn = [plan.space.sample(rng) for _ in range(64 if plan.needs_latency else SAMPLED)]
+    training, scoring = (0.0, 0.0) if plan.table is not None else _measure(plan)
+    steps = 0 if recipe.supernet is None else recipe.supernet.steps
+    asks = plan.planned_asks
+    return {
+        "recipe": recipe.name,
+        "space": recipe.space.kind,
+        "size": plan.space.size,
+        "genes": list(plan.space.positions),
+        "choices": [[option.word for option in some] for some in plan.space.options],
+        "costs": {cost: list(plan.space.extremes(cost)) for cost in STATIC},
+        "feasible_share": sum(map(feasible, drawn)) / len(drawn),
+        "searcher": recipe.searcher.kind,
+        "evaluations": planned_asks(recipe.searcher, plan.space),
+        "evaluations_with_baseline": asks,
+        "supernet_steps": steps,
+        "seconds_a_step": training,
+        "seconds_a_candidate": scoring,
+        "hours_of_one_replica": (steps * training + asks * scoring) / 3600,
+    }
+
+
+def _measure(plan: SearchPlan) -> tuple[float, float]:
+    """Seconds of a training step and of scoring a candidate, on one replica of this machine."""
+    pool = LocalPool(plan.job(plan.recipe.score.names))
+    training = 0.0
+    if plan.recipe.supernet is not None:
+        pool.train(1)
+        started = time.monotonic()
+        pool.train(1)
+        training = time.monotonic() - started
+    rng = counter_random(plan.recipe.seed, "probe")
+    pool.submit([plan.space.sample(rng) for _ in range(PROBED)])
+    pool.collect(1)
+    started = time.monotonic()
+    pool.collect(PROBED - 1)
+    return training, (time.monotonic() - started) / (PROBED - 1)
+
+
+def description(found: dict[str, Any]) -> str:
+    """The same in words."""
+    more = found["evaluations_with_baseline"] > found["evaluations"]
+    baseline = ", and as many random ones to compare with" if more else ""
+    lines = [
+        f"{found['recipe']}: {found['size']:,} candidates of {found['space']}, {len(found['genes'])} genes",
+        *(f"{cost}: {low:,} to {high:,}" for cost, (low, high) in found["costs"].items()),
+        f"the constraints allow {100 * found['feasible_share']:.1f} % of random candidates",
+        f"{found['searcher']}: up to {found['evaluations']:,} evaluations{baseline}",
+    ]
+    if found["supernet_steps"]:
+        lines.append(
+            f"the supernet trains {found['supernet_steps']:,} steps of {found['seconds_a_step']:.2f} s"
+        )
+    if found["seconds_a_candidate"]:
+        lines.append(
+            f"scoring takes {found['seconds_a_candidate']:.2f} s a candidate: about "
+            f"{found['hours_of_one_replica']:.2f} hours of one replica in all"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,129 @@
+"""`weft rank`: how well scores rank candidates with a finished search's supernet, against a table or against
+stand-alone trainings."""
+
+import csv
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from cluster.checkpoints import make_folder
+from cluster.experiment import Place, connection, drive_choices, search
+from cluster.ledger import Ledger
+from cluster.recipe import ListedSection, NoStopping, Recipe
+from cluster.report import newest
+from cluster.run import Run
+from cluster.search_plan import SearchPlan
+from cluster.search_recipe import Ranking, SearchRecipe, TableScore
+from cluster.search_report import score_rankings
+from cluster.search_trial import SearchConfig
+from networks.architecture import canonical_json, digest_of
+from networks.counters import counter_random
+from networks.errors import UserError
+from networks.spaces.space import Genes
+from searchers.constraints import Feasible
+from trainers.training import TrainingSettings
+
+TRUTH = "standalone_accuracy"
+
+
+class Standalone(NamedTuple):
+    """Trainings as ground truth: of so many random candidates, for so many epochs, with so many seeds."""
+
+    candidates: int
+    epochs: int
+    seeds: int = 1
+
+
+def rank_scores(
+    run: Run, scores: Sequence[str], truth: Ranking | Standalone, place: Place, console: Console
+) -> dict[str, Any]:
+    """Score random candidates with the run's supernet, and say how each score ranks them. What was scored
+    before is not scored again. Raises `UserError`."""
+    recipe = run.recipe
+    if not isinstance(recipe, SearchRecipe) or isinstance(recipe.score, TableScore):
+        raise UserError("RUN", run.name, "a search whose candidates replicas scored")
+    if run.ending != "FINISHED":
+        raise UserError("RUN", run.name, "a finished search", "weft search --resume goes on with it.")
+    with run.lock():
+        try:
+            if isinstance(truth, Standalone):
+                truth = _train(run, recipe, truth, scores, place, console)
+            recipe = recipe.model_copy(update={"ranking": truth})
+            plan = SearchPlan.of(recipe)
+            about = [truth.truth, truth.cells, list(truth.scores), str(truth.table)]
+            folder = f"rankings/{digest_of(about)[:12]}"
+            with connection(recipe, place, console):
+                config = SearchConfig(recipe=recipe, folder=run.folder, ranking=folder)
+                drive_choices(config, place, console)
+            rows = list(Ledger(run.folder / folder).rows())
+            found = {
+                "run": run.name,
+                "truth": truth.truth,
+                "scores": score_rankings(rows, recipe, plan.truth),
+            }
+            run.write_json(f"{folder}/report.json", found)
+        finally:
+            run.finish("FINISHED")
+    return found
+
+
+def _train(
+    run: Run, recipe: SearchRecipe, wanted: Standalone, scores: Sequence[str], place: Place, console: Console
+) -> Ranking:
+    """Train random candidates of the space on their own, as a grid search beside the run; the table of
+    their accuracies."""
+    plan = SearchPlan.of(recipe)
+    training = TrainingSettings(epochs=wanted.epochs, **_shared(recipe))
+    listed = drawn(plan, wanted.candidates)
+    grid = Recipe(
+        version=1,
+        name=f"{recipe.name}-standalone"[-80:],
+        seed=recipe.seed,
+        space=ListedSection(space=recipe.space, genes=tuple(listed), seeds=wanted.seeds),
+        data=recipe.data,
+        training=training,
+        stopping=NoStopping(),
+        resources=recipe.resources,
+        retries=recipe.retries,
+        allow_mixed=recipe.allow_mixed,
+        tracking=recipe.tracking,
+        storage=run.folder / "standalone",
+    )
+    resume = any(grid.storage.glob(f"{grid.name}-*"))
+    outcome = search(grid, place, console, resume=resume)
+    accuracies: dict[Genes, list[float]] = defaultdict(list)
+    for row in newest(outcome.run.ledger.rows()):
+        if row.status == "ok":
+            accuracies[listed[row.candidate.genes[0]]].append(row.metrics["validation_accuracy"])
+    if len(accuracies) < 3:
+        raise UserError("--train", wanted.candidates, "3 or more candidates that can be trained")
+    table = outcome.run.folder / "accuracies.csv"
+    make_folder(table.parent)
+    with table.open("w", newline="") as file:
+        sheet = csv.writer(file)
+        sheet.writerow(["genes", TRUTH])
+        sheet.writerows([canonical_json(list(genes)), fmean(some)] for genes, some in accuracies.items())
+    return Ranking(table=table, truth=TRUTH, scores=tuple(scores), cells=len(accuracies))
+
+
+def drawn(plan: SearchPlan, number: int) -> list[Genes]:
+    """Different random candidates of the plan's space that meet its constraints."""
+    rng = counter_random(plan.recipe.seed, "standalone")
+    feasible = Feasible(plan.recipe.constraints, plan.costs)
+    found: dict[Genes, None] = {}
+    for _ in range(100 * number):
+        if len(found) == min(number, plan.space.size):
+            break
+        found[feasible.sample(plan.space, rng)] = None
+    return list(found)
+
+
+def _shared(recipe: SearchRecipe) -> dict[str, Any]:
+    """What stand-alone training takes over from the supernet's."""
+    if recipe.supernet is None:
+        return {"batch_size": 64}
+    fields = ("batch_size", "lr", "momentum", "nesterov", "weight_decay", "label_smoothing", "clip_norm")
+    return {field: getattr(recipe.supernet, field) for field in fields}

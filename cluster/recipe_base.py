@@ -1,0 +1,75 @@
+"""What every recipe has: names, data, what it takes, where it is tracked and stored."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from networks.architecture import digest_of
+from trainers.data import DataSettings, check_settings
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Resources(Section):
+    """What one candidate or replica takes, and how many run at once (`workers`; None: as many as fit).
+
+    In a grid `workers` sizes a Ray that weft starts on this machine; on a cluster that is there already,
+    what runs at once follows from what a candidate takes. In a search it is the number of replicas.
+    """
+
+    cpus: float = Field(1, gt=0)
+    gpus: float = Field(0, ge=0)
+    workers: int | None = Field(None, ge=1)
+
+
+class Tracking(Section):
+    """`uri`: an MLflow tracking URI; None is a SQLite file in the run's folder. `runs`: a child run for
+    every candidate, or for the frontier alone (above 2,000 candidates the choice must be made)."""
+
+    uri: str | None = None
+    runs: Literal["all", "frontier"] | None = None
+
+
+class BaseRecipe(Section):
+    """`retries`: how often what died with its process is tried again. `allow_mixed`: let CPUs, GPUs or torch
+    builds differ between processes, whose last bits then may too."""
+
+    # What decides no result: where data lies, where it runs and what is kept where.
+    PLACES: ClassVar[Mapping[str, Any]] = {
+        "data": {"path", "test_path", "workers"},
+        **dict.fromkeys(("resources", "retries", "allow_mixed", "tracking", "storage"), True),
+    }
+
+    version: Literal[1]
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        max_length=80,
+        description="up to 80 letters, digits and _ . -, the first a letter or digit",
+    )
+    seed: int = 0
+    data: DataSettings = DataSettings()
+    resources: Resources = Resources()
+    retries: int = Field(3, ge=0)
+    allow_mixed: bool = False
+    tracking: Tracking = Tracking()
+    storage: Path = Path("runs")
+
+    @field_validator("data")
+    @classmethod
+    def _usable(cls, data: DataSettings) -> DataSettings:
+        check_settings(data)
+        return data
+
+    @field_validator("storage")
+    @classmethod
+    def _at_home(cls, storage: Path) -> Path:
+        return storage.expanduser()
+
+    @property
+    def digest(self) -> str:
+        """Of what decides the results: not of where it runs, is stored or tracked, nor of where data lies."""
+        return digest_of(self.model_dump(mode="json", exclude=dict(self.PLACES)))

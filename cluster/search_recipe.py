@@ -1,0 +1,156 @@
+"""The recipe of a search that asks and tells: a space of choices, a searcher, and what scores candidates."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from cluster.recipe_base import BaseRecipe, Section
+from cluster.recipe_spaces import ChoiceSection
+from networks.architecture import Shape
+from networks.errors import UserError
+from searchers.constraints import Constraint
+from searchers.grid import GridSettings
+from searchers.problem import Objective
+from searchers.settings import SearcherSettings
+from trainers.one_shot import OneShotSettings
+from trainers.scores.registry import find_score
+
+COSTS = ("params", "macs", "activations", "latency_ms")
+
+
+class ComputedScore(Section):
+    """Scores that replicas compute: of the trained supernet, or of a candidate's own untrained network.
+    `batch_size`: images a batch, in validation and wherever a score takes batches."""
+
+    kind: Literal["computed"] = "computed"
+    names: Annotated[tuple[str, ...], Field(min_length=1)] = ("accuracy",)
+    batch_size: int = Field(250, ge=2)
+
+    @field_validator("names")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for position, name in enumerate(names):
+            find_score(name, str(position))
+        return names
+
+
+class TableScore(Section):
+    """Columns of a table, read by genes: a search over known results, in milliseconds."""
+
+    kind: Literal["table"] = "table"
+    path: Path
+    names: tuple[str, ...] = Field(min_length=1)
+    image: Shape = Shape(3, 32, 32)
+    classes: int = Field(10, ge=2)
+
+    @field_validator("path")
+    @classmethod
+    def _at_home(cls, path: Path) -> Path:
+        return path.expanduser()
+
+
+class WarmStart(Section):
+    """Candidates that are known already: a csv with the space's cells and a column for each objective."""
+
+    path: Path
+
+    @field_validator("path")
+    @classmethod
+    def _at_home(cls, path: Path) -> Path:
+        return path.expanduser()
+
+
+class Ranking(Section):
+    """How well scores rank: `scores` of that many random candidates against a column of a table."""
+
+    table: Path
+    truth: str
+    scores: tuple[str, ...] = Field(min_length=1)
+    cells: int = Field(1000, ge=3)
+
+    @field_validator("table")
+    @classmethod
+    def _at_home(cls, table: Path) -> Path:
+        return table.expanduser()
+
+    @field_validator("scores")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return ComputedScore._known(names)
+
+
+class SearchRecipe(BaseRecipe):
+    """A search over a space of choices. The first objective ranks; all of them make the frontier.
+
+    `round`: candidates that are asked for, committed and told together. `in_flight`: candidates asked for
+    and not told, a multiple of `round`; None is one round. `baseline`: also score as many random
+    candidates, to compare with. Neither follows from the number of replicas.
+    """
+
+    PLACES: ClassVar[Mapping[str, Any]] = {
+        **BaseRecipe.PLACES,
+        "score": {"path"},
+        "warm_start": {"path"},
+        "ranking": {"table"},
+    }
+
+    space: ChoiceSection
+    searcher: SearcherSettings
+    supernet: OneShotSettings | None = None
+    score: Annotated[ComputedScore | TableScore, Field(discriminator="kind")] = ComputedScore()
+    objectives: tuple[Objective, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
+    round: int = Field(25, ge=1)
+    in_flight: int | None = Field(None, ge=1)
+    baseline: bool = True
+    warm_start: WarmStart | None = None
+    ranking: Ranking | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.in_flight is not None and self.in_flight % self.round:
+            fix = "Candidates are told a whole round at a time."
+            raise UserError("in_flight", self.in_flight, f"a multiple of round ({self.round})", fix)
+        known = (*self.score.names, *COSTS)
+        for position, objective in enumerate(self.objectives):
+            if objective.metric not in known:
+                raise UserError(f"objectives.{position}.metric", objective.metric, ", ".join(known))
+        if not self.goals[0].maximise:
+            raise UserError("objectives.0.maximise", False, "true: the first objective ranks candidates")
+        if self.goals[0].metric not in self.score.names:
+            raise UserError("objectives.0.metric", self.goals[0].metric, ", ".join(self.score.names))
+        if isinstance(self.score, TableScore):
+            for field in ("supernet", "data", "ranking"):
+                if field in self.model_fields_set and getattr(self, field) is not None:
+                    raise UserError(field, "given", "nothing where a table scores the candidates")
+        elif self.supernet is None:
+            self._check_untrained("score.names", self.score.names)
+            if self.ranking is not None:
+                self._check_untrained("ranking.scores", self.ranking.scores)
+        if isinstance(self.searcher, GridSettings) and self.baseline and "baseline" in self.model_fields_set:
+            raise UserError("baseline", True, "false with a grid, which leaves nothing to draw from")
+        return self
+
+    @staticmethod
+    def _check_untrained(field: str, names: tuple[str, ...]) -> None:
+        for position, name in enumerate(names):
+            if find_score(name, field).needs_supernet:
+                raise UserError(
+                    f"{field}.{position}", name, "scores of untrained networks, where `supernet` is not given"
+                )
+
+    @property
+    def goals(self) -> tuple[Objective, ...]:
+        """The objectives; the first score's where none are given."""
+        return self.objectives or (Objective(metric=self.score.names[0]),)
+
+    @property
+    def metric(self) -> str:
+        """What ranks; maximised."""
+        return self.goals[0].metric
+
+    @property
+    def rounds_in_flight(self) -> int:
+        return (self.in_flight or self.round) // self.round

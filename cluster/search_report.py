@@ -1,0 +1,185 @@
+"""What a search over choices found: leaders, frontier, against random search, and how scores rank."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cluster.ledger import Ledger, Row
+from cluster.report import rank
+from cluster.run import Run
+from cluster.search_loop import value_of
+from cluster.search_plan import SearchPlan
+from cluster.search_recipe import SearchRecipe
+from networks.counters import counter_random
+from searchers.pareto import frontier
+from trainers.ranking import Ranking, kendall_tau_b
+from trainers.scores.score import WORST
+from trainers.table import Table
+
+LEADERS = 50
+RESAMPLES = 1000
+
+
+def search_report(
+    run: Run,
+    recipe: SearchRecipe,
+    rows: Sequence[Row],
+    ranked: Sequence[Row] = (),
+    truth: Table | None = None,
+) -> dict[str, Any]:
+    """The whole report, JSON-ready. `ranked`: rows of the ranking; `truth`: the table they are held to."""
+    goals = recipe.goals
+    usable = [row for row in rows if all(value_of(row, g.metric, g.maximise) > -math.inf for g in goals)]
+    values = [[value_of(row, goal.metric, goal.maximise) for goal in goals] for row in usable]
+    leaders = rank(rows, recipe.metric)
+    return {
+        "run": run.name,
+        "ledger_digest": run.ledger.digest(),
+        "metric": recipe.metric,
+        "objectives": [goal.model_dump() for goal in goals],
+        "candidates": len(rows),
+        "finished": sum(row.status == "ok" for row in rows),
+        "failed": sum(row.status == "failed" for row in rows),
+        "failures": Counter(row.reason for row in rows if row.status == "failed").most_common(),
+        "ranking": [search_line(place, row, recipe) for place, row in enumerate(leaders[:LEADERS], 1)],
+        "frontier": [search_line(place, usable[i], recipe) for place, i in enumerate(frontier(values), 1)],
+        "against_random": against_random(rows, recipe.metric, recipe.seed),
+        "scores": [] if recipe.ranking is None else score_rankings(ranked, recipe, truth),
+        "truth": None if recipe.ranking is None else recipe.ranking.truth,
+    }
+
+
+def search_line(place: int, row: Row, recipe: SearchRecipe) -> dict[str, Any]:
+    """One candidate of the report."""
+    return {
+        "place": place,
+        "candidate": row.candidate.ask_index,
+        "id": row.candidate.id,
+        "phase": row.candidate.phase,
+        "genes": list(row.candidate.genes),
+        "names": row.names,
+        "status": row.status,
+        "reason": row.reason,
+        "metrics": row.metrics,
+        "params": row.cost.params,
+        "macs": row.cost.macs,
+        "seconds": round(row.seconds, 3),
+    }
+
+
+def against_random(rows: Sequence[Row], metric: str, seed: int) -> dict[str, Any] | None:
+    """Best of the search against the best of as many random candidates, with the spread of the latter:
+    percentiles of the best of that many, over resamples of the random ones. None without a baseline."""
+    found = [value_of(row, metric) for row in rows if row.candidate.phase == "search"]
+    random = [value_of(row, metric) for row in rows if row.candidate.phase == "random"]
+    if not found or not random:
+        return None
+    evaluations = min(len(found), len(random))
+    draws = counter_random(seed, "against random")
+    bests = sorted(max(draws.choices(random, k=evaluations)) for _ in range(RESAMPLES))
+    best = max(random[:evaluations])
+    return {
+        "evaluations": evaluations,
+        "best_search": _finite(max(found[:evaluations])),
+        "best_random": _finite(best),
+        "random_low": _finite(bests[round(0.025 * RESAMPLES)]),
+        "random_high": _finite(bests[round(0.975 * RESAMPLES) - 1]),
+    }
+
+
+def score_rankings(ranked: Sequence[Row], recipe: SearchRecipe, truth: Table | None) -> list[dict[str, Any]]:
+    """Each score's rank correlation with the truth, over all candidates of the ranking."""
+    assert recipe.ranking is not None
+    if truth is None or not ranked:
+        return []
+    column = np.array([truth.metrics(row.candidate.genes)[recipe.ranking.truth] for row in ranked])
+    names = recipe.ranking.scores
+    found = []
+    for name in names:
+        # A candidate that could not be scored is one that the score would put last.
+        scores = np.array([row.metrics.get(name, WORST) for row in ranked])
+        ranking: Ranking = kendall_tau_b(scores, column, recipe.seed)
+        found.append({"score": name, **ranking.model_dump()})
+    return found
+
+
+def search_markdown(found: dict[str, Any]) -> str:
+    """The report as a page."""
+    metric = found["metric"]
+    lines = [
+        f"# {found['run']}",
+        "",
+        f"{found['candidates']} candidates, {found['failed']} of them failed.",
+        "",
+    ]
+    against = found["against_random"]
+    if against is not None:
+        lines += [
+            f"Best {metric} of {against['evaluations']} evaluations: {number(against['best_search'])}; of as "
+            f"many random candidates: {number(against['best_random'])} (95 % of resamples: "
+            f"{number(against['random_low'])} to {number(against['random_high'])}).",
+            "",
+        ]
+    if found["scores"]:
+        lines += [
+            f"How well scores rank, against {found['truth']}:",
+            "",
+            "| score | candidates | Kendall's tau-b | 95 % interval | Spearman | tied pairs |",
+            "|---|---|---|---|---|---|",
+        ]
+        for one in found["scores"]:
+            interval = "" if one["low"] is None else f"{one['low']:.3f} to {one['high']:.3f}"
+            lines.append(
+                f"| {one['score']} | {one['candidates']} | {number(one['tau'])} | {interval} | "
+                f"{number(one['spearman'])} | {one['tied_scores']:,} |"
+            )
+        lines.append("")
+    for title, rows in (("Leaders", found["ranking"]), ("Frontier", found["frontier"])):
+        if title == "Frontier" and len(found["objectives"]) < 2:
+            lines += ["With one objective the frontier is the best candidate.", ""]
+            continue
+        names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+        lines += [
+            f"## {title}",
+            "",
+            f"| place | candidate | phase | genes | {' | '.join(names)} | params | MACs |",
+        ]
+        lines.append("|---" * (6 + len(names)) + "|")
+        for row in rows:
+            cells = " | ".join(number(row["metrics"].get(name)) for name in names)
+            lines.append(
+                f"| {row['place']} | {row['candidate']} | {row['phase']} | {genes_text(row)} | {cells} | "
+                f"{row['params']:,} | {row['macs']:,} |"
+            )
+        lines.append("")
+    if found["failures"]:
+        lines += ["Failed:", "", *(f"- {count} times: {reason}" for reason, count in found["failures"]), ""]
+    return "\n".join([*lines, f"Ledger digest: `{found['ledger_digest']}`", ""])
+
+
+def genes_text(row: dict[str, Any]) -> str:
+    """``3 3 1 2``: short enough for a table."""
+    return " ".join(map(str, row["genes"]))
+
+
+def number(value: float | None) -> str:
+    """Four significant digits; nothing for nothing; ``worst`` for a score that could not be computed."""
+    if value is None:
+        return ""
+    return "worst" if value <= WORST else f"{value:.4g}"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def write_search_report(run: Run, plan: SearchPlan) -> dict[str, Any]:
+    """report.json and report.md; the report itself."""
+    ranked = list(Ledger(run.folder / "ranking").rows())
+    found = search_report(run, plan.recipe, list(run.ledger.rows()), ranked, plan.truth)
+    run.write_json("report.json", found)
+    (run.folder / "report.md").write_text(search_markdown(found))
+    return found

@@ -1,0 +1,65 @@
+"""A table in the place of replicas: what is known already, read in microseconds."""
+
+import hashlib
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from cluster.replica import About, Scored, place
+from networks.errors import UserError
+from networks.spaces.space import Genes
+from trainers.table import Table
+
+
+class TablePool:
+    """The pool's interface over a table. There is nothing to train. A candidate that the table does not
+    hold, or not with all of `names`, fails."""
+
+    step = 0
+
+    def __init__(self, table: Table, names: Sequence[str]) -> None:
+        self._table, self._names = table, tuple(names)
+        self._queue: deque[Genes] = deque()
+        self.about = About("table", "", place())
+
+    def train(self, steps: int) -> dict[str, float]:
+        raise NotImplementedError("a table has nothing to train")
+
+    def submit(self, candidates: Sequence[Genes]) -> None:
+        self._queue.extend(candidates)
+
+    def collect(self, number: int) -> list[Scored]:
+        return [self._score(self._queue.popleft()) for _ in range(number)]
+
+    def _score(self, genes: Genes) -> Scored:
+        try:
+            known = self._table.metrics(genes)
+        except UserError as error:
+            return Scored({}, str(error), 0.0, self.about.place)
+        missing = [name for name in self._names if name not in known]
+        if missing:
+            return Scored({}, f"the table has no {', '.join(missing)} for it", 0.0, self.about.place)
+        return Scored({name: known[name] for name in self._names}, "", 0.0, self.about.place)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return {}, {"step": 0}
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        pass
+
+    def digest(self) -> str:
+        return ""
+
+    def close(self) -> None:
+        self._queue.clear()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes; of their names for a folder."""
+    if path.is_dir():
+        return hashlib.sha256("\n".join(sorted(one.name for one in path.iterdir())).encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

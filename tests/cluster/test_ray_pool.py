@@ -1,0 +1,199 @@
+"""A pool of actors, on the Ray that the session shares."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray")
+
+import ray
+import torch
+from ray._private.state import actors
+
+from cluster import members
+from cluster.members import Members, PoolLost, Share, rooms
+from cluster.pool import LocalPool
+from cluster.pool_testing import check_pool, essence, sample
+from cluster.ray_pool import RayPool
+from networks.errors import UserError
+from tests.cluster.pools import DEADLY, JOB, DeadlyActor, job_with, pids_of, runs
+from trainers.data import DataSettings
+from trainers.training import Diverged
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
+HALF = 0.5  # a CPU: four replicas on two
+
+
+@pytest.fixture(scope="module")
+def local() -> LocalPool:
+    return LocalPool(JOB)
+
+
+@pytest.fixture(scope="module")
+def pair(shared_ray: None) -> Iterator[RayPool]:
+    """Two replicas for all tests that leave them as they were, or as good."""
+    pool = RayPool(JOB, 2, cpus=HALF)
+    yield pool
+    pool.close()
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+def test_it_conforms(replicas: int) -> None:
+    check_pool(lambda: RayPool(JOB, replicas, cpus=HALF), JOB)
+
+
+def test_all_replicas_hold_the_same_weights(pair: RayPool, local: LocalPool) -> None:
+    pair.load_state(*local.state())
+    pair.train(3)
+    digests = ray.get([member.actor.digest.remote() for member in pair._members.alive], timeout=30)
+    assert len(digests) == 2 and set(digests) == {pair.digest()}
+
+
+def test_a_loss_that_is_no_number_is_told_and_the_step_is_not_applied(
+    pair: RayPool, local: LocalPool
+) -> None:
+    tensors, values = local.state()
+    broken = {name: torch.full_like(tensor, torch.nan) for name, tensor in tensors.items()}
+    pair.load_state(broken, values)
+    with pytest.raises(Diverged, match=f"step {pair.step};"):
+        pair.train(3)
+    assert pair.step == values["step"]
+    pair.load_state(tensors, values)
+    assert pair.digest() == local.digest()
+    pair.train(1)
+
+
+# Deaths -------------------------------------------------------------------------------------------
+
+
+def test_survivors_go_on_and_the_dead_are_replaced(pair: RayPool, local: LocalPool) -> None:
+    state = local.state()
+    candidates = sample(local, 8)
+    local.train(6)
+    local.submit(candidates)
+    expected = local.digest(), essence(local.collect(8))
+    local.load_state(*state)
+
+    pair.load_state(*state)
+    pair.train(2)
+    doomed, survivor = pids_of(pair)
+    os.kill(doomed, signal.SIGKILL)
+    pair.train(4)
+    assert survivor in pids_of(pair)
+    pair.submit(candidates)
+    os.kill(pids_of(pair)[0], signal.SIGKILL)
+    assert (pair.digest(), essence(pair.collect(8))) == expected
+    settle(pair, 2)
+    assert not {doomed, survivor} & set(pids_of(pair))
+
+
+def test_when_all_die_the_last_known_state_is_trained_again(pair: RayPool, local: LocalPool) -> None:
+    state = local.state()
+    local.train(5)
+    expected = local.digest()
+    local.load_state(*state)
+    pair.load_state(*state)
+    pair.train(5)
+    settle(pair, 2)
+    for pid in pids_of(pair):
+        os.kill(pid, signal.SIGKILL)
+    assert pair.digest() == expected
+    assert pair.step == state[1]["step"] + 5
+
+
+def settle(pool: RayPool, replicas: int) -> None:
+    """Wait for the replacements, as training or scoring does in passing."""
+    end = time.monotonic() + 60
+    while len(pool._members.alive) < replicas:
+        assert time.monotonic() < end, "no replacement came"
+        pool._members.admit(0.2)
+    pool.train(1)
+
+
+def test_a_candidate_that_kills_fails_alone(monkeypatch: pytest.MonkeyPatch, local: LocalPool) -> None:
+    monkeypatch.setattr(members, "ReplicaActor", DeadlyActor)
+    candidates = [*sample(local, 5), DEADLY, *sample(local, 9)[5:]]
+    pool = RayPool(JOB, 1, retries=1)
+    try:
+        pool.submit(candidates)
+        outcomes = pool.collect(len(candidates))
+    finally:
+        pool.close()
+    assert [genes for genes, outcome in zip(candidates, outcomes, strict=True) if outcome.reason] == [DEADLY]
+    assert outcomes[5].reason == "its process died 2 times" and outcomes[5].metrics == {}
+
+
+def test_it_gives_up_when_replicas_die_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = DataSettings(name="tests.cluster.deadly:die")
+    with pytest.raises(PoolLost, match="2 times in a row"):
+        RayPool(JOB.model_copy(update={"data": data}), 1, retries=1)
+
+
+# Refusals -----------------------------------------------------------------------------------------
+
+
+def test_replicas_without_work_are_refused() -> None:
+    with pytest.raises(UserError, match="idle") as caught:
+        RayPool(job_with(paths_per_step=3), 4, cpus=HALF)
+    assert caught.value.field == "supernet.paths_per_step"
+    assert "replicas (4)" in str(caught.value)
+
+
+def test_more_replicas_than_there_is_room_for_are_refused() -> None:
+    with pytest.raises(UserError, match="at most 2") as caught:
+        RayPool(job_with(paths_per_step=8), 5)
+    assert (caught.value.field, caught.value.value) == ("resources.workers", 5)
+    with pytest.raises(UserError, match="at most 0"):
+        RayPool(JOB, 1, gpus=1)
+    assert rooms(Share(0.25, 0)) == 8
+
+
+def other_environment(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
+    """Every actor but the first gets these variables."""
+    usual, created = Members._options, []
+
+    def options(self: Members) -> dict[str, Any]:
+        created.append(1)
+        later = {"runtime_env": {"env_vars": variables}} if len(created) > 1 else {}
+        return {**usual(self), **later}
+
+    monkeypatch.setattr(Members, "_options", options)
+
+
+def test_replicas_that_compute_otherwise_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    other_environment(monkeypatch, ATEN_CPU_CAPABILITY="default")
+    with pytest.raises(UserError, match="last bits") as caught:
+        RayPool(JOB, 2, cpus=HALF)
+    assert caught.value.field == "allow_mixed"
+    assert "DEFAULT" in str(caught.value)
+
+
+def test_other_numerics_can_be_accepted_but_other_images_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    other_environment(monkeypatch, ATEN_CPU_CAPABILITY="default", WEFT_TEST_IMAGES="1")
+    data = DataSettings(name="tests.cluster.pools:varying")
+    with pytest.raises(UserError, match="same images") as caught:
+        RayPool(JOB.model_copy(update={"data": data}), 2, cpus=HALF, allow_mixed=True)
+    assert caught.value.field == "data"
+
+
+# Giving back --------------------------------------------------------------------------------------
+
+
+def test_nothing_is_left_of_closed_and_refused_pools(pair: RayPool) -> None:
+    """After all the pools of this module."""
+    kept = set(pids_of(pair))
+    end = time.monotonic() + 20
+    while left := {one["Pid"] for one in actors().values() if one["State"] != "DEAD"} - kept:
+        assert time.monotonic() < end, f"actors are left: {left}"
+        time.sleep(0.1)
+    pool = RayPool(JOB, 1, cpus=HALF)
+    (pid,) = pids_of(pool)
+    assert runs(pid)
+    pool.close()
+    while runs(pid):
+        assert time.monotonic() < end, "the process of a closed pool goes on"
+        time.sleep(0.1)
