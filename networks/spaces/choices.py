@@ -1,5 +1,7 @@
 """Spaces in which the operations of some edges of an architecture are choices."""
 
+import math
+import random
 from abc import abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
@@ -56,18 +58,36 @@ class ChoiceSpace(SearchSpace):
     def choices(self, prefix: Genes) -> tuple[object, ...]:
         return tuple(option.word for option in self.options[len(prefix)])
 
+    @cached_property
+    def _counts(self) -> tuple[int, ...]:
+        """Options of each gene."""
+        return tuple(map(len, self.options))
+
     @property
     def size(self) -> int:
-        size = 1
-        for options in self.options:
-            size *= len(options)
-        return size
+        return math.prod(self._counts)
 
     def legal(self, genes: Genes) -> bool:
-        options = self.options
-        return len(genes) == len(options) and all(
-            0 <= gene < len(some) for gene, some in zip(genes, options, strict=True)
+        counts = self._counts
+        return len(genes) == len(counts) and all(
+            0 <= gene < count for gene, count in zip(genes, counts, strict=True)
         )
+
+    # The draws are those of any `SearchSpace`, without making words of every choice.
+
+    def sample(self, rng: random.Random) -> Genes:
+        return tuple([rng.randrange(count) for count in self._counts])
+
+    def mutate(self, genes: Genes, rng: random.Random, probability: float) -> Genes:
+        return tuple(
+            [
+                rng.randrange(count) if rng.random() < probability else gene
+                for gene, count in zip(genes, self._counts, strict=True)
+            ]
+        )
+
+    def crossover(self, first: Genes, second: Genes, rng: random.Random) -> Genes:
+        return tuple([pair[rng.randrange(2)] for pair in zip(first, second, strict=True)])
 
     def operations(self, genes: Genes) -> tuple[str, ...]:
         """The registered operation that each gene stands for."""
@@ -75,12 +95,10 @@ class ChoiceSpace(SearchSpace):
 
     def cost(self, genes: Genes) -> Complexity:
         """As `decode(genes).complexity()`, by adding up: exact, and some hundred times as fast."""
-        self.check(genes)
-        table = self.cost_table
-        cost = self.base_cost
-        for position, gene in enumerate(genes):
-            cost = cost.plus(table[position][gene])
-        return cost
+        if not self.legal(genes):
+            self.check(genes)
+        chosen = [table[gene] for table, gene in zip(self.cost_table, genes, strict=True)]
+        return Complexity(*map(sum, zip(self.base_cost, *chosen, strict=True)))
 
     @cached_property
     def base_cost(self) -> Complexity:

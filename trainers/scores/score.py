@@ -20,7 +20,8 @@ WORST = -1e30
 
 @dataclass
 class Bench:
-    """What scores may use. `supernet` and `initial` (its parameters before training, by name) are there
+    """What scores may use, at one state of the weights: after a training step a new one is due, for scores
+    keep in it what several candidates share (trainers/scores/memory.py). `supernet` and `initial` (its parameters before training, by name) are there
     when a supernet is trained; `batch_size` is that of `batches` and of `validation`."""
 
     space: ChoiceSpace
