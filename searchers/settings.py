@@ -7,6 +7,7 @@ from pydantic import Field
 from searchers.evolution import EvolutionSettings
 from searchers.grid import GridSettings
 from searchers.local_search import LocalSettings
+from searchers.model_based import ModelBasedSettings
 from searchers.nsga import NsgaSettings
 from searchers.random_search import RandomSettings
 from searchers.regularised_evolution import RegularisedEvolutionSettings
@@ -18,6 +19,7 @@ SearcherSettings = Annotated[
     | LocalSettings
     | RegularisedEvolutionSettings
     | EvolutionSettings
-    | NsgaSettings,
+    | NsgaSettings
+    | ModelBasedSettings,
     Field(discriminator="kind"),
 ]

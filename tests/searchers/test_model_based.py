@@ -200,6 +200,7 @@ def test_it_ends_when_all_that_is_feasible_was_asked_for() -> None:
 
 def test_a_small_space_that_is_not_listed_is_asked_for_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("searchers.kernels.LISTED_SLOWLY", 10)
+    monkeypatch.setattr("searchers.model_based.DRAWS", 20)
     kernel_of.cache_clear()
     asked = drive(searcher(GRAPHS, 1000), score)
     kernel_of.cache_clear()

@@ -26,6 +26,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "local best": {"budget": 90, "starts": 1, "improvement": "best"},
     "regularised_evolution": {"budget": 90, "population": 9, "sample": 3},
     "evolution": {"population": 12, "generations": 7, "parents": 4, "mutants": 5, "crossovers": 5},
+    "model_based": {"budget": 40},
     "nsga": {"population": 12, "generations": 7},
 }
 READER: TypeAdapter[Any] = TypeAdapter(SearcherSettings)

@@ -21,8 +21,11 @@ WORST = -1e30
 @dataclass
 class Bench:
     """What scores may use, at one state of the weights: after a training step a new one is due, for scores
-    keep in it what several candidates share (trainers/scores/memory.py). `supernet` and `initial` (its parameters before training, by name) are there
-    when a supernet is trained; `batch_size` is that of `batches` and of `validation`."""
+    keep in it what several candidates share (trainers/scores/memory.py).
+
+    `supernet` and `initial` (its parameters before training, by name) are there when a supernet is
+    trained. `batch_size` is that of `batch` and of `validation`.
+    """
 
     space: ChoiceSpace
     data: Data
@@ -52,7 +55,8 @@ class Bench:
 
 class Score(Protocol):
     """`score(bench, genes)` is a finite float, the same for the same arguments, and leaves the bench as it
-    was: parameters and buffers bit for bit. A dead candidate gets `WORST`. Held to
+    was: parameters and buffers bit for bit. A dead candidate gets `WORST`, or the smallest value that the
+    score has where one is defined (an angle of 0). Held to
     `trainers.scores.testing.check_score`."""
 
     @property
