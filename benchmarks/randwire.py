@@ -312,7 +312,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def record(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    hardware = torch.cuda.get_device_name() if options.device == "cuda" else _processor()
+    hardware = torch.cuda.get_device_name() if options.device == "cuda" else processor()
     malloc = {"raised": "raised for all variants", "default": "as they are"}[options.malloc]
     given = [word for word in sys.argv[1:] if word != str(options.json) and not word.startswith("--json")]
     when = datetime.datetime.now(datetime.UTC).date()
@@ -326,7 +326,7 @@ def record(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
         file.write("\n".join(entry) + "\n")
 
 
-def _processor() -> str:
+def processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     found = {key.strip(): value.strip() for key, _, value in (one.partition(":") for one in lines)}
     return (

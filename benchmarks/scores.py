@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.randwire import MALLOC, RESULTS, _processor
+from benchmarks.randwire import MALLOC, RESULTS, processor
 from cluster.version import code_version
 from networks.architecture import Shape
 from networks.counters import counter_random
@@ -218,7 +218,7 @@ def record(lines: list[str], options: argparse.Namespace) -> None:
     parts = ", ".join(options.what)
     entry = [
         f"\n## {when}: scores of NAS-Bench-201 cells ({parts})",
-        f"\n{_processor()}, torch {torch.__version__}, Python {platform.python_version()}; batch "
+        f"\n{processor()}, torch {torch.__version__}, Python {platform.python_version()}; batch "
         f"{options.batch}, {options.candidates} cells timed, {options.correlate} ranked at "
         f"C={options.channels}, N={options.cells}; commit {code_version()}\n",
         "```\n" + "\n".join(lines) + "\n```",

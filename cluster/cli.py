@@ -163,14 +163,14 @@ def show(
     from cluster.report import report
     from cluster.run import Run
     from cluster.search_recipe import SearchRecipe
-    from cluster.search_report import search_report
+    from cluster.search_report import shown_report
 
     found_run = Run.find(run, storage)
-    recipe, rows = found_run.recipe, list(found_run.ledger.rows())
+    recipe = found_run.recipe
     if isinstance(recipe, SearchRecipe):
-        found = search_report(found_run, recipe, rows)
+        found = shown_report(found_run, recipe)
     else:
-        found = report(found_run, recipe, rows)
+        found = report(found_run, recipe, list(found_run.ledger.rows()))
     if as_json:
         print_json(found)
         return

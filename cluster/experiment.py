@@ -167,7 +167,7 @@ def _drive_search(plan: SearchPlan, run: Run, place: Place, console: Console) ->
 
 def drive_choices(config: SearchConfig, place: Place, console: Console) -> None:
     """Run or finish a search over choices where `place` says."""
-    with SearchProgress(console, config.recipe.metric) as progress:
+    with SearchProgress(console, config.recipe.metric, started=time.time()) as progress:
         if place.local:
             drive_local_search(config, progress.heard)
         else:

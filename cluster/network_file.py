@@ -35,7 +35,7 @@ def load_network(folder: Path) -> tuple[Network, dict[str, Any]]:
         note = json.loads((folder / "network.json").read_text())
         body = (folder / "network.safetensors").read_bytes()
         checksum = note.pop("sha256")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError("network", str(folder), "a folder with a saved network", str(error)) from None
     if checksum != digest_of(note) or hashlib.sha256(body).hexdigest() != note["weights"]:
         raise UserError("network", str(folder), "a network as it was saved", "A checksum differs.")

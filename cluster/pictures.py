@@ -77,8 +77,8 @@ def draw_architecture(architecture: Architecture, title: str, weights: Weights |
     height = ROW_INCHES * max(layout.rows for layout in layouts) + 1.9
     figure = _figure(sum(widths) + 0.4, height)
     figure.suptitle(title, x=0.5, y=1 - 0.22 / height, fontsize=13, color=INK, va="center")
-    top = max(_out_degrees(graph)[node] for graph in graphs for node in _inner(graph))
-    scale = Scale(max(1, top))
+    degrees = (_out_degrees(graph)[node] for graph in graphs for node in _inner(graph))
+    scale = Scale(max(degrees, default=1) or 1)
     left = 0.2
     for position, (graph, layout, shape) in enumerate(zip(graphs, layouts, shapes, strict=True)):
         inches = (figure.get_figwidth(), height)

@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from cluster.checkpoints import make_folder
 from cluster.experiment import Place, connection, drive_choices, search
 from cluster.ledger import Ledger
 from cluster.recipe import ListedSection, NoStopping, Recipe
 from cluster.report import newest
-from cluster.run import Run
-from cluster.search_plan import SearchPlan
-from cluster.search_recipe import Ranking, SearchRecipe, TableScore
+from cluster.run import Run, runs_of
+from cluster.search_plan import LATENCIES, SearchPlan
+from cluster.search_recipe import Ranking, SearchRecipe, TableScore, check_untrained
 from cluster.search_report import score_rankings
 from cluster.search_trial import SearchConfig
 from networks.architecture import canonical_json, digest_of
@@ -47,12 +46,14 @@ def rank_scores(
         raise UserError("RUN", run.name, "a search whose candidates replicas scored")
     if run.ending != "FINISHED":
         raise UserError("RUN", run.name, "a finished search", "weft search --resume goes on with it.")
+    if recipe.supernet is None:
+        check_untrained("--score", scores)
     with run.lock():
         try:
             if isinstance(truth, Standalone):
                 truth = _train(run, recipe, truth, scores, place, console)
             recipe = recipe.model_copy(update={"ranking": truth})
-            plan = SearchPlan.of(recipe)
+            plan = SearchPlan.of(recipe, run.folder / LATENCIES)
             about = [truth.truth, truth.cells, list(truth.scores), str(truth.table)]
             folder = f"rankings/{digest_of(about)[:12]}"
             with connection(recipe, place, console):
@@ -75,12 +76,12 @@ def _train(
 ) -> Ranking:
     """Train random candidates of the space on their own, as a grid search beside the run; the table of
     their accuracies."""
-    plan = SearchPlan.of(recipe)
+    plan = SearchPlan.of(recipe, run.folder / LATENCIES)
     training = TrainingSettings(epochs=wanted.epochs, **_shared(recipe))
     listed = drawn(plan, wanted.candidates)
     grid = Recipe(
         version=1,
-        name=f"{recipe.name}-standalone"[-80:],
+        name=f"{recipe.name[:69]}-standalone",
         seed=recipe.seed,
         space=ListedSection(space=recipe.space, genes=tuple(listed), seeds=wanted.seeds),
         data=recipe.data,
@@ -92,21 +93,27 @@ def _train(
         tracking=recipe.tracking,
         storage=run.folder / "standalone",
     )
-    resume = any(grid.storage.glob(f"{grid.name}-*"))
-    outcome = search(grid, place, console, resume=resume)
+    trained = _trained(grid, place, console)
     accuracies: dict[Genes, list[float]] = defaultdict(list)
-    for row in newest(outcome.run.ledger.rows()):
+    for row in newest(trained.ledger.rows()):
         if row.status == "ok":
             accuracies[listed[row.candidate.genes[0]]].append(row.metrics["validation_accuracy"])
     if len(accuracies) < 3:
         raise UserError("--train", wanted.candidates, "3 or more candidates that can be trained")
-    table = outcome.run.folder / "accuracies.csv"
-    make_folder(table.parent)
+    table = trained.folder / "accuracies.csv"
     with table.open("w", newline="") as file:
         sheet = csv.writer(file)
         sheet.writerow(["genes", TRUTH])
         sheet.writerows([canonical_json(list(genes)), fmean(some)] for genes, some in accuracies.items())
     return Ranking(table=table, truth=TRUTH, scores=tuple(scores), cells=len(accuracies))
+
+
+def _trained(grid: Recipe, place: Place, console: Console) -> Run:
+    """The run of this grid: the one that is there already, gone on with where it was interrupted."""
+    same = [run for run in runs_of(grid.name, grid.storage) if run.about["recipe_digest"] == grid.digest]
+    if same and same[-1].ending == "FINISHED":
+        return same[-1]
+    return search(grid, place, console, resume=bool(same)).run
 
 
 def drawn(plan: SearchPlan, number: int) -> list[Genes]:

@@ -19,7 +19,6 @@ from networks.network import build_network
 from networks.spaces.choices import ChoiceSpace
 from networks.spaces.space import Genes
 from searchers.constraints import Feasible, check_satisfiable, static_costs
-from searchers.grid import GridSettings
 from searchers.listed import ListedSearcher
 from searchers.problem import Problem
 from searchers.random_search import RandomSettings
@@ -29,6 +28,9 @@ from trainers.data.settings import expanded
 from trainers.latency import latency_ms
 from trainers.scores.registry import check_supported, find_score
 from trainers.table import Table
+
+
+LATENCIES = "latencies.json"  # in a run's folder
 
 
 class SearchPlan:
@@ -168,12 +170,7 @@ class SearchPlan:
     def planned_asks(self) -> int:
         """The most candidates that will be asked for."""
         once = min(planned_asks(self.recipe.searcher, self.space), self.space.size)
-        return once * (2 if self.has_baseline else 1)
-
-    @property
-    def has_baseline(self) -> bool:
-        kinds = (GridSettings, RandomSettings)
-        return self.recipe.baseline and not isinstance(self.recipe.searcher, kinds)
+        return once * (2 if self.recipe.has_baseline else 1)
 
     def phases(self) -> list[Phase]:
         """The search; then, to compare with, random candidates to the same number."""
@@ -181,7 +178,7 @@ class SearchPlan:
         if self.known:
             searcher.tell(self.known)
         phases = [Phase("search", searcher)]
-        if self.has_baseline:
+        if self.recipe.has_baseline:
             budget = min(planned_asks(self.recipe.searcher, self.space), self.space.size)
             problem = self.problem._replace(seed=counter_seed(self.recipe.seed, "baseline"))
             phases.append(Phase("random", RandomSettings(budget=budget).build(problem)))

@@ -15,9 +15,11 @@ from cluster.search_trial import SearchReport
 
 class SearchProgress:
     """Hears of reports; shows the stage, how far it is, the best so far and the time that the stage has
-    left at its pace since its first report."""
+    left at its pace since its first report. `started`: Unix seconds of the call, to tell how long it took
+    until the first step."""
 
-    def __init__(self, console: Console, metric: str) -> None:
+    def __init__(self, console: Console, metric: str, started: float | None = None) -> None:
+        self._asked_at = started
         self._console, self._metric = console, metric
         self._report: SearchReport | None = None
         self._first: tuple[float, int] | None = None
@@ -39,6 +41,8 @@ class SearchProgress:
             self._console.print(self.line())
 
     def heard(self, report: SearchReport) -> None:
+        if self._report is None and self._asked_at is not None and report.began:
+            self._console.print(f"start-up took {max(0.0, report.began - self._asked_at):.1f} s")
         new = self._report is None or report.stage != self._report.stage
         if new:
             self._first = (time.monotonic(), _done(report))

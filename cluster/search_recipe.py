@@ -1,6 +1,6 @@
 """The recipe of a search that asks and tells: a space of choices, a searcher, and what scores candidates."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -9,10 +9,11 @@ from pydantic import Field, field_validator, model_validator
 from cluster.recipe_base import BaseRecipe, Section
 from cluster.recipe_spaces import ChoiceSection
 from networks.architecture import Shape
-from networks.errors import UserError
+from networks.errors import UserError, nearest
 from searchers.constraints import Constraint
 from searchers.grid import GridSettings
 from searchers.problem import Objective
+from searchers.random_search import RandomSettings
 from searchers.settings import SearcherSettings
 from trainers.one_shot import OneShotSettings
 from trainers.scores.registry import find_score
@@ -86,7 +87,8 @@ class SearchRecipe(BaseRecipe):
 
     `round`: candidates that are asked for, committed and told together. `in_flight`: candidates asked for
     and not told, a multiple of `round`; None is one round. `baseline`: also score as many random
-    candidates, to compare with. Neither follows from the number of replicas.
+    candidates, to compare with; None: unless the searcher itself is random or looks at everything. None of
+    them follows from the number of replicas.
     """
 
     PLACES: ClassVar[Mapping[str, Any]] = {
@@ -104,7 +106,7 @@ class SearchRecipe(BaseRecipe):
     constraints: tuple[Constraint, ...] = ()
     round: int = Field(25, ge=1)
     in_flight: int | None = Field(None, ge=1)
-    baseline: bool = True
+    baseline: bool | None = None
     warm_start: WarmStart | None = None
     ranking: Ranking | None = None
 
@@ -113,33 +115,30 @@ class SearchRecipe(BaseRecipe):
         if self.in_flight is not None and self.in_flight % self.round:
             fix = "Candidates are told a whole round at a time."
             raise UserError("in_flight", self.in_flight, f"a multiple of round ({self.round})", fix)
-        known = (*self.score.names, *COSTS)
+        known = tuple(dict.fromkeys((*self.score.names, *COSTS)))
         for position, objective in enumerate(self.objectives):
             if objective.metric not in known:
-                raise UserError(f"objectives.{position}.metric", objective.metric, ", ".join(known))
+                fix = nearest(objective.metric, known)
+                raise UserError(f"objectives.{position}.metric", objective.metric, ", ".join(known), fix)
         if not self.goals[0].maximise:
             raise UserError("objectives.0.maximise", False, "true: the first objective ranks candidates")
         if self.goals[0].metric not in self.score.names:
             raise UserError("objectives.0.metric", self.goals[0].metric, ", ".join(self.score.names))
         if isinstance(self.score, TableScore):
             for field in ("supernet", "data", "ranking"):
-                if field in self.model_fields_set and getattr(self, field) is not None:
+                if getattr(self, field) != type(self).model_fields[field].default:
                     raise UserError(field, "given", "nothing where a table scores the candidates")
         elif self.supernet is None:
-            self._check_untrained("score.names", self.score.names)
+            check_untrained("score.names", self.score.names)
             if self.ranking is not None:
-                self._check_untrained("ranking.scores", self.ranking.scores)
-        if isinstance(self.searcher, GridSettings) and self.baseline and "baseline" in self.model_fields_set:
-            raise UserError("baseline", True, "false with a grid, which leaves nothing to draw from")
+                check_untrained("ranking.scores", self.ranking.scores)
+        if self.baseline and not self.has_baseline:
+            raise UserError("baseline", True, f"nothing with {self.searcher.kind}: it would say nothing new")
         return self
 
-    @staticmethod
-    def _check_untrained(field: str, names: tuple[str, ...]) -> None:
-        for position, name in enumerate(names):
-            if find_score(name, field).needs_supernet:
-                raise UserError(
-                    f"{field}.{position}", name, "scores of untrained networks, where `supernet` is not given"
-                )
+    @property
+    def has_baseline(self) -> bool:
+        return self.baseline is not False and not isinstance(self.searcher, GridSettings | RandomSettings)
 
     @property
     def goals(self) -> tuple[Objective, ...]:
@@ -154,3 +153,11 @@ class SearchRecipe(BaseRecipe):
     @property
     def rounds_in_flight(self) -> int:
         return (self.in_flight or self.round) // self.round
+
+
+def check_untrained(field: str, names: Sequence[str]) -> None:
+    """Refuse scores of a trained supernet where there is none."""
+    for position, name in enumerate(names):
+        if find_score(name, field).needs_supernet:
+            allowed = "scores of untrained networks, where `supernet` is not given"
+            raise UserError(f"{field}.{position}", name, allowed)

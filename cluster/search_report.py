@@ -1,5 +1,6 @@
 """What a search over choices found: leaders, frontier, against random search, and how scores rank."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -174,6 +175,14 @@ def number(value: float | None) -> str:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def shown_report(run: Run, recipe: SearchRecipe) -> dict[str, Any]:
+    """The report as the ledger stands. How scores rank is taken from the report that is written already:
+    it takes the table."""
+    found = search_report(run, recipe, list(run.ledger.rows()))
+    written = run.folder / "report.json"
+    return {**found, "scores": json.loads(written.read_text())["scores"]} if written.exists() else found
 
 
 def write_search_report(run: Run, plan: SearchPlan) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from cluster.replica import ReplicaJob
 from cluster.report import rank
 from cluster.run import Run
 from cluster.search_loop import Phase, SearchLoop
-from cluster.search_plan import SearchPlan
+from cluster.search_plan import LATENCIES, SearchPlan
 from cluster.search_recipe import SearchRecipe, TableScore
+from cluster.stopwatch import Stopwatch
 from cluster.table_pool import TablePool
 from networks.errors import UserError
 from trainers.one_shot import OneShotTrainer
@@ -48,7 +49,8 @@ class SearchConfig(BaseModel):
 
 class SearchReport(BaseModel):
     """What a trial says after a step. `asked`: candidates committed in the stage, of at most `planned`.
-    `metrics`: of training. `best`: value of the first objective so far."""
+    `metrics`: of training. `began`: Unix seconds of the process's first step. `best`: value of the first
+    objective so far."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -58,6 +60,7 @@ class SearchReport(BaseModel):
     metrics: dict[str, float] = {}
     asked: int = 0
     planned: int = 0
+    began: float = 0.0
     best: float | None = None
 
     @property
@@ -78,13 +81,14 @@ class SearchTrial:
         self.close()
         self.config, recipe = config, config.recipe
         self.run = Run(config.folder)
-        self.plan = SearchPlan.of(recipe, config.folder / "latencies.json")
+        self.plan = SearchPlan.of(recipe, config.folder / LATENCIES)
         if self.plan.data_digest != self.run.about["data_digest"]:
             raise UserError("data", recipe.data.name, "the images or the table that the run began with")
         self._checkpoints = CheckpointStore(config.folder / "supernet")
         self._numerics = SameNumerics(self.run, recipe.allow_mixed)
         self._best: float | None = None
         self._pace = 0.0  # seconds a training step
+        self.watch = Stopwatch()
         self._scoring: tuple[str, ...] = ()
         self._use_scores(recipe.score.names, self._loaded())
         self.loop = self._loop(self.plan.phases(), self.run.ledger)
@@ -138,6 +142,7 @@ class SearchTrial:
 
     def step(self) -> SearchReport:
         """Train for a while, or do one round."""
+        self.watch.start()
         try:
             return self._step()
         except Diverged as error:
@@ -151,7 +156,9 @@ class SearchTrial:
             return self._train()
         if not self.loop.finished:
             stage: Stage = "random" if self.loop.phases[0].name == "random" else "search"
-            self._note(self.loop.advance(self.pool))
+            rows = self.loop.advance(self.pool)
+            self.watch.told(rows)
+            self._note(rows)
             return self._report(stage, self.loop.evaluations, self.plan.planned_asks)
         ranking = self.config.recipe.ranking
         if self.ranking is not None and ranking is not None and not self.ranking.finished:
@@ -160,6 +167,9 @@ class SearchTrial:
             return self._report("ranking", self.ranking.evaluations, ranking.cells)
         if self._steps and not (self.config.folder / "best" / "network.json").exists():
             self._save_best()
+        if self.watch.times.wall:
+            times = self.watch.times
+            self.run.write_json("times.json", {**times._asdict(), "overhead": times.overhead})
         return self._report("done", self.loop.evaluations, self.loop.evaluations)
 
     def _train(self) -> SearchReport:
@@ -167,8 +177,10 @@ class SearchTrial:
         chunk = max(1, min(left, int(CHUNK_S / self._pace))) if self._pace else min(left, 2)
         started = time.monotonic()
         metrics = self.pool.train(chunk)
-        self._pace = (time.monotonic() - started) / chunk
+        taken = time.monotonic() - started
+        self._pace = taken / chunk
         self.save()
+        self.watch.trained(taken)
         return self._report("training", 0, 0, metrics)
 
     @property
@@ -234,6 +246,7 @@ class SearchTrial:
             metrics=metrics or {},
             asked=asked,
             planned=planned,
+            began=self.watch.times.began,
             best=self._best,
         )
 

@@ -82,7 +82,12 @@ class TuneSearchTrial(tune.Trainable):
 def make_pool(recipe: SearchRecipe, job: ReplicaJob) -> Pool:
     resources = recipe.resources
     return RayPool(
-        job, replicas(recipe), cpus=resources.cpus, gpus=resources.gpus, allow_mixed=recipe.allow_mixed
+        job,
+        replicas(recipe),
+        cpus=resources.cpus,
+        gpus=resources.gpus,
+        allow_mixed=recipe.allow_mixed,
+        retries=recipe.retries,
     )
 
 

@@ -189,7 +189,7 @@ class OneShotTrainer:
     def train(self, steps: int, group: Group | None = None) -> dict[str, float]:
         """Train on: mean `train_loss` over these steps, and `lr` of the last.
 
-        Raises `Diverged` when a loss is no number: that step is not applied.
+        Raises `Diverged` when a loss or a gradient is no number: that step is not applied.
         """
         loss = 0.0
         for _ in range(steps):
@@ -241,9 +241,10 @@ class OneShotTrainer:
         momentum moves it.
         """
         loss = sum(float(buffer[-1]) for buffer in buffers) / len(buffers)
-        if not math.isfinite(loss):
+        if not math.isfinite(loss) or not all(bool(buffer.isfinite().all()) for buffer in buffers):
+            what = "gradients are" if math.isfinite(loss) else "loss is"
             raise Diverged(
-                f"the supernet's loss is not a number at step {self.step}; a lower supernet.lr or "
+                f"the supernet's {what} not a number at step {self.step}; a lower supernet.lr or "
                 "supernet.clip_norm may help"
             )
         sums: dict[int, Tensor] = {}

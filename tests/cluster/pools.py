@@ -5,15 +5,14 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
+import numpy as np
 
-from cluster.recipe_spaces import SmallChainSection
 from cluster.ray_pool import RayPool
+from cluster.recipe_spaces import SmallChainSection
 from cluster.replica import ReplicaJob, Scored, ScoringSettings
 from cluster.replica_actor import ReplicaActor
 from networks.spaces.space import Genes
 from trainers.data import DataSettings
-from trainers.data.tensors import Part, Source
 from trainers.one_shot import OneShotSettings
 
 JOB = ReplicaJob(
@@ -31,11 +30,10 @@ def job_with(**supernet: object) -> ReplicaJob:
     return JOB.model_copy(update={"supernet": JOB.supernet.model_copy(update=supernet)})
 
 
-def varying(settings: object) -> Source:
+def varying(settings: object) -> dict[str, object]:
     """A data set of the user's own, which is another one where ``WEFT_TEST_IMAGES`` says so."""
-    draws = torch.Generator().manual_seed(int(os.environ.get("WEFT_TEST_IMAGES", "0")))
-    images = torch.randint(256, (120, 1, 8, 8), generator=draws, dtype=torch.uint8)
-    return Source(("a", "b"), {"train": Part(images, torch.arange(120) % 2)})
+    draws = np.random.default_rng(int(os.environ.get("WEFT_TEST_IMAGES", "0")))
+    return {"x_train": draws.integers(0, 256, (120, 8, 8), np.uint8), "y_train": np.arange(120) % 2}
 
 
 DEADLY: Genes = (2, 2, 2, 2, 2, 2, 2, 1)

@@ -41,16 +41,8 @@ def test_the_largest_work_is_given_out_first() -> None:
 def test_rows_are_put_together_in_path_order() -> None:
     sizes, owners = [2, 3, 1, 2], [1, 0, 0, 1]
     buffers = [torch.full((size,), float(path)) for path, size in enumerate(sizes)]
-    rows = [
-        padded(
-            [buffers[path] for path in range(4) if owners[path] == member],
-            sizes,
-            owners,
-            2,
-            torch.device("cpu"),
-        )
-        for member in (0, 1)
-    ]
+    shared = [[buffers[path] for path in range(4) if owners[path] == member] for member in (0, 1)]
+    rows = [padded(own, sizes, owners, 2) for own in shared]
     assert [len(row) for row in rows] == [4, 4]
     assert all(map(torch.equal, separated(rows, sizes, owners), buffers))
     assert Alone().gather(buffers, sizes, [0] * 4) == buffers

@@ -13,6 +13,8 @@ pytest.importorskip("ray")
 import ray
 import torch
 from ray._private.state import actors
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster import members
 from cluster.members import Members, PoolLost, Share, rooms
@@ -111,7 +113,7 @@ def settle(pool: RayPool, replicas: int) -> None:
     while len(pool._members.alive) < replicas:
         assert time.monotonic() < end, "no replacement came"
         pool._members.admit(0.2)
-    pool.train(1)
+    pool.digest()  # all are brought level before
 
 
 def test_a_candidate_that_kills_fails_alone(monkeypatch: pytest.MonkeyPatch, local: LocalPool) -> None:
@@ -180,11 +182,51 @@ def test_other_numerics_can_be_accepted_but_other_images_never(monkeypatch: pyte
     assert caught.value.field == "data"
 
 
+# Where they stand ---------------------------------------------------------------------------------
+
+
+def group_of(actor: object) -> str:
+    """The placement group that the process of an actor, which calls this, is in."""
+    group = ray.util.get_current_placement_group()
+    return "" if group is None else str(group.id.hex())
+
+
+@ray.remote(num_cpus=HALF)
+def search_in_a_trial() -> tuple[int | None, str, set[str]]:
+    """How many replicas there is room for, how three are refused, and where two stand."""
+    refusal = ""
+    try:
+        RayPool(JOB, 3, cpus=HALF)
+    except UserError as error:
+        refusal = str(error)
+    pool = RayPool(JOB, 2, cpus=HALF)
+    pool.train(1)
+    calls = [member.actor.__ray_call__.remote(group_of) for member in pool._members.alive]
+    groups = set(ray.get(calls, timeout=30))
+    pool.close()
+    return rooms(Share(HALF, 0)), refusal, groups
+
+
+def test_replicas_stand_in_the_placement_group_of_their_caller() -> None:
+    """As in a trial of Tune: a process in the first bundle, its replicas in the others."""
+    group = placement_group([{"CPU": HALF}] * 3)
+    ray.get(group.ready(), timeout=60)
+    try:
+        place = PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)
+        call = search_in_a_trial.options(scheduling_strategy=place).remote()
+        room, refusal, groups = ray.get(call, timeout=200)
+    finally:
+        remove_placement_group(group)
+    assert room == 2 and "at most 2" in refusal
+    assert groups == {group.id.hex()}
+
+
 # Giving back --------------------------------------------------------------------------------------
 
 
 def test_nothing_is_left_of_closed_and_refused_pools(pair: RayPool) -> None:
     """After all the pools of this module."""
+    settle(pair, 2)
     kept = set(pids_of(pair))
     end = time.monotonic() + 20
     while left := {one["Pid"] for one in actors().values() if one["State"] != "DEAD"} - kept:

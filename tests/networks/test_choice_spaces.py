@@ -21,7 +21,7 @@ from networks.errors import UserError
 from networks.network import Network, build_network
 from networks.plan import edge_key
 from networks.spaces.chain import ShuffleNetSettings, ShuffleNetSpace, SmallChainSettings, SmallChainSpace
-from networks.spaces.choices import ChoiceSpace
+from networks.spaces.choices import ChoiceSpace, Option
 from networks.spaces.nasbench201 import (
     EDGES,
     PATHS,
@@ -236,7 +236,7 @@ def unfolded(genes: Genes, seed: int) -> Network:
                 name = term(nodes[edge.source], genes[position])
                 draws = counter_generator(seed, number, name)
                 with torch.no_grad():
-                    weight.copy_(torch.randn(weight.shape, generator=draws) * 0.2)  # type: ignore
+                    weight.copy_(torch.randn(weight.shape, generator=draws) * 0.2)
     with torch.no_grad():
         network.head.classifier.weight.mul_(10)
     return network
@@ -434,6 +434,11 @@ def test_illegal_genes_are_refused(space: ChoiceSpace) -> None:
 
 
 SHAPE, WIDER = Shape(3, 32, 32), Shape(3, 36, 36)
+CHAINS: list[tuple[dict[str, object], Shape, int]] = [
+    ({}, SHAPE, 10), ({}, WIDER, 10), ({}, SHAPE, 11), ({"channels": (8, 16, 34)}, SHAPE, 10),
+    ({"channels": (9, 16, 32)}, SHAPE, 10), ({"repeats": (1, 2)}, SHAPE, 10),
+    ({"repeats": (2, 1)}, SHAPE, 10), ({"head_channels": 33}, SHAPE, 10), ({"dropout": 0}, SHAPE, 10),
+]  # fmt: skip
 VARIANTS: list[ChoiceSpace] = [
     NasBench201Space(NasBench201Settings(channels=4, cells=1), SHAPE, 10),
     NasBench201Space(NasBench201Settings(channels=5, cells=1), SHAPE, 10),
@@ -446,15 +451,10 @@ VARIANTS: list[ChoiceSpace] = [
     SmallChainSpace(SmallChainSettings(channels=4, head_channels=16), WIDER, 10),
     SmallChainSpace(SmallChainSettings(channels=4, head_channels=16), SHAPE, 11),
     *(
-        ShuffleNetSpace(ShuffleNetSettings.model_validate({"channels": (8, 16, 32), "repeats": (2, 2)} | new),
-                        image, classes)
-        for new, image, classes in [
-            ({}, SHAPE, 10), ({}, WIDER, 10), ({}, SHAPE, 11), ({"channels": (8, 16, 34)}, SHAPE, 10),
-            ({"channels": (9, 16, 32)}, SHAPE, 10), ({"repeats": (1, 2)}, SHAPE, 10),
-            ({"repeats": (2, 1)}, SHAPE, 10), ({"head_channels": 33}, SHAPE, 10), ({"dropout": 0}, SHAPE, 10),
-        ]
+        ShuffleNetSpace(SHUFFLE.settings.model_copy(update=new), image, classes)
+        for new, image, classes in CHAINS
     ),
-]  # fmt: skip
+]
 
 
 def test_digests_change_when_anything_changes() -> None:
@@ -467,7 +467,7 @@ class Reordered(SmallChainSpace):
     """The same candidates; other genes for each."""
 
     @property
-    def options(self):  # type: ignore[no-untyped-def, override]
+    def options(self) -> tuple[tuple[Option, ...], ...]:
         return tuple(options[::-1] for options in super().options)
 
 

@@ -1,0 +1,116 @@
+"""A replica as a Ray actor: one process, whose work is done on one thread and whose pings on another."""
+
+import os
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import ray
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cluster.process_group import JoinedGroup, Lost, Seat, join
+from cluster.replica import About, Replica, ReplicaJob, Scored
+from networks.spaces.space import Genes
+from trainers.one_shot import Alone, OneShotTrainer
+
+State = tuple[dict[str, NDArray[Any]], dict[str, Any]]  # numpy: other processes read it without a copy
+
+
+class Hello(NamedTuple):
+    """What a new replica says of itself. `node` is Ray's id of its machine."""
+
+    about: About
+    pid: int
+    node: str
+
+
+class Trained(NamedTuple):
+    """How far a call to train came: the step it left off at, the loss of each of its steps, the learning
+    rate of the last, and its seconds. `lost`: why its group broke; `error`: what else went wrong."""
+
+    step: int
+    losses: tuple[float, ...]
+    lr: float
+    seconds: float
+    lost: str = ""
+    error: Exception | None = None
+
+
+class ReplicaActor:
+    """`Replica` behind calls. When training goes wrong it leaves its group, and the others see that."""
+
+    def __init__(self) -> None:
+        self._group: JoinedGroup | None = None
+        self._generation = 0
+
+    def setup(self, job: ReplicaJob) -> Hello:
+        """Build the replica; apart from the constructor, whose errors Ray tells as deaths."""
+        self._replica = Replica(job)
+        return Hello(self._replica.about, os.getpid(), ray.get_runtime_context().get_node_id())
+
+    def train(self, seat: Seat, until: int) -> Trained:
+        """Train on until this step, with those who sit in the same generation."""
+        trainer, started = self._replica.trainer, time.monotonic()
+        assert trainer is not None
+        losses: list[float] = []
+        lost, failure = "", None
+        try:
+            self._sit(seat)
+            while trainer.step < until:
+                losses.append(trainer.train_step(self._group or Alone()))
+        except Lost as error:
+            self._leave(error)
+            lost = str(error) or "lost"
+        except Exception as error:
+            self._leave(error)
+            failure = error.with_traceback(None)
+        seconds = time.monotonic() - started
+        return Trained(trainer.step, tuple(losses), _last_rate(trainer), seconds, lost, failure)
+
+    def _sit(self, seat: Seat) -> None:
+        if seat.generation != self._generation:
+            self._group = None
+            self._generation = seat.generation
+            self._group = join(seat) if seat.size > 1 else None
+
+    def _leave(self, error: Exception) -> None:
+        """Close the group's sockets: drop all that holds it, the frames of the error too."""
+        traceback.clear_frames(error.__traceback__)
+        self._group, self._generation = None, 0
+
+    @ray.method(concurrency_group="control")
+    def leave(self, generation: int) -> None:
+        """Somebody of this generation died."""
+        group = self._group
+        if group is not None and generation == self._generation:
+            group.leave()
+
+    @ray.method(concurrency_group="control")
+    def ping(self) -> None:
+        """Answered while the work goes on; not by a process that is stopped."""
+
+    def score(self, candidates: Sequence[Genes]) -> list[Scored]:
+        return self._replica.score(candidates)
+
+    def state(self) -> State:
+        tensors, values = self._replica.state()
+        return arrays_of(tensors), values
+
+    def load_state(self, state: State) -> None:
+        arrays, values = state
+        self._replica.load_state({name: torch.tensor(array) for name, array in arrays.items()}, values)
+
+    def digest(self) -> str:
+        return self._replica.digest()
+
+
+def arrays_of(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """Copies, which training on does not change."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}
+
+
+def _last_rate(trainer: OneShotTrainer) -> float:
+    return trainer.rate(max(0, trainer.step - 1))
