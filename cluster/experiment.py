@@ -77,6 +77,10 @@ def search(recipe: AnyRecipe, place: Place, console: Console, *, resume: bool = 
     run = Run.resumable(prepared) if resume else None
     try:
         with connection(recipe, place, console), _interruptible():
+            if isinstance(recipe, SearchRecipe) and not place.local:
+                from cluster.tune_search import checked_replicas
+
+                checked_replicas(recipe)
             run = run or Run.create(prepared)
             with run.lock():
                 if resume:

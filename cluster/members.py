@@ -19,6 +19,7 @@ from cluster.dispatch import Chunk
 from cluster.replica import About, ReplicaJob
 from cluster.replica_actor import Hello, ReplicaActor
 from networks.errors import UserError
+from trainers.one_shot import OneShotSettings
 
 LOOK_S = 1.0  # between looks at who still answers
 STALL_S = 10.0  # unanswered for this long, or for five steps where that is longer: stalled
@@ -220,11 +221,11 @@ def kill_on(node: str, pid: int) -> None:
         kill(pid)
 
 
-def check_replicas(job: ReplicaJob, number: int, share: Share) -> None:
+def check_replicas(supernet: OneShotSettings | None, number: int, share: Share) -> None:
     """Raise `UserError` for replicas that would have nothing to do, or that there is no room for."""
-    if job.supernet is not None and job.supernet.paths_per_step < number:
+    if supernet is not None and supernet.paths_per_step < number:
         raise UserError(
-            "supernet.paths_per_step", job.supernet.paths_per_step, f"at least the replicas ({number})",
+            "supernet.paths_per_step", supernet.paths_per_step, f"at least the replicas ({number})",
             "A step gives each path to one replica, so some would be idle: lower resources.workers.",
         )  # fmt: skip
     room = rooms(share)

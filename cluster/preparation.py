@@ -31,6 +31,12 @@ class Search:
     def size_text(self) -> str:
         return f"{len(self.entrants)} candidates"
 
+    data_field = "data"
+
+    @property
+    def data_name(self) -> str:
+        return self.recipe.data.name
+
     @property
     def data_digest(self) -> str:
         return self.data.digest

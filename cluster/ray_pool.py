@@ -59,7 +59,7 @@ class RayPool:
         retries: int = 3,
     ) -> None:
         share = Share(cpus, gpus)
-        check_replicas(job, replicas, share)
+        check_replicas(job.supernet, replicas, share)
         # Two members on one GPU are more than NCCL takes.
         self._backend = "nccl" if job.device != "cpu" and gpus >= 1 else "gloo"
         self._dispatch = Dispatch(replicas, retries)

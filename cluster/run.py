@@ -40,6 +40,12 @@ class Planned(Protocol):
     @property
     def data_digest(self) -> str: ...
 
+    @property
+    def data_field(self) -> str: ...
+
+    @property
+    def data_name(self) -> str: ...
+
 
 class Run:
     """The folder of one search."""
@@ -109,7 +115,8 @@ class Run:
             raise UserError("--resume", name, "an unfinished run", f"This one is complete: weft show {name}")
         resumable = [run for run in unfinished if run.about["data_digest"] == search.data_digest]
         if not resumable:
-            raise UserError("data", recipe.data.name, "the images that the run began with; these are others")
+            allowed = "what the run began with; this is something else"
+            raise UserError(search.data_field, search.data_name, allowed)
         return resumable[-1]
 
     def adopt(self, recipe: AnyRecipe) -> None:

@@ -29,7 +29,6 @@ from trainers.latency import latency_ms
 from trainers.scores.registry import check_supported, find_score
 from trainers.table import Table
 
-
 LATENCIES = "latencies.json"  # in a run's folder
 
 
@@ -86,6 +85,16 @@ class SearchPlan:
     @property
     def size_text(self) -> str:
         return f"up to {self.planned_asks:,} candidates of {self.space.size:,}"
+
+    @property
+    def data_field(self) -> str:
+        """The field of the recipe that names what candidates are scored on."""
+        return "score.path" if isinstance(self.recipe.score, TableScore) else "data"
+
+    @property
+    def data_name(self) -> str:
+        score = self.recipe.score
+        return str(score.path) if isinstance(score, TableScore) else self.recipe.data.name
 
     @property
     def data_digest(self) -> str:

@@ -14,6 +14,7 @@ from cluster.run import Run
 from cluster.search_loop import value_of
 from cluster.search_plan import SearchPlan
 from cluster.search_recipe import SearchRecipe
+from cluster.tables import COSTS
 from networks.counters import counter_random
 from searchers.pareto import frontier
 from trainers.ranking import Ranking, kendall_tau_b
@@ -142,7 +143,7 @@ def search_markdown(found: dict[str, Any]) -> str:
         if title == "Frontier" and len(found["objectives"]) < 2:
             lines += ["With one objective the frontier is the best candidate.", ""]
             continue
-        names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+        names = list(dict.fromkeys(name for row in rows for name in row["metrics"] if name not in COSTS))
         lines += [
             f"## {title}",
             "",

@@ -38,13 +38,15 @@ MakePool = Callable[[ReplicaJob], Pool]
 
 class SearchConfig(BaseModel):
     """What a process needs to run a search. `folder` is the run's, absolute; `ranking` the folder in it
-    that the ranking's ledger lies in."""
+    that the ranking's ledger lies in. `replicas` is decided where the search is driven; None where it has
+    no actors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: SearchRecipe
     folder: Path
     ranking: str = "ranking"
+    replicas: int | None = None
 
 
 class SearchReport(BaseModel):
@@ -83,7 +85,9 @@ class SearchTrial:
         self.run = Run(config.folder)
         self.plan = SearchPlan.of(recipe, config.folder / LATENCIES)
         if self.plan.data_digest != self.run.about["data_digest"]:
-            raise UserError("data", recipe.data.name, "the images or the table that the run began with")
+            raise UserError(
+                self.plan.data_field, self.plan.data_name, "what the run began with", "It differs from that."
+            )
         self._checkpoints = CheckpointStore(config.folder / "supernet")
         self._numerics = SameNumerics(self.run, recipe.allow_mixed)
         self._best: float | None = None
@@ -173,6 +177,8 @@ class SearchTrial:
         return self._report("done", self.loop.evaluations, self.loop.evaluations)
 
     def _train(self) -> SearchReport:
+        if not self._checkpoints.epochs():
+            self.save()  # what there is to go back to, should the first steps diverge
         left = self._steps - self.pool.step
         chunk = max(1, min(left, int(CHUNK_S / self._pace))) if self._pace else min(left, 2)
         started = time.monotonic()

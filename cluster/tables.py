@@ -9,6 +9,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 COLUMNS = ("#", "cand.", "setting", "seed", "status", "epochs", "val. %", "test %", "params", "MMACs")
+COSTS = ("params", "macs")  # have columns of their own
 LEAST_NEEDED = ("MMACs", "params", "epochs", "test %", "cand.", "seed", "#")  # the first to go when narrow
 
 
@@ -81,7 +82,7 @@ def regret_table(found: dict[str, Any]) -> Table:
 
 
 def _candidates(title: str, rows: Sequence[dict[str, Any]]) -> Table:
-    names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+    names = list(dict.fromkeys(name for row in rows for name in row["metrics"] if name not in COSTS))
     table = plain_table(title, "cand.", "genes", *names, "params", "MMACs", left=("genes",))
     for row in rows:
         values = (_short(row["metrics"].get(name)) for name in names)

@@ -9,14 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
+from cluster.members import Share, check_replicas, rooms
 from cluster.pool import Pool
 from cluster.ray_pool import RayPool
-from cluster.recipe_base import Resources
 from cluster.replica import ReplicaJob
 from cluster.search_recipe import SearchRecipe
 from cluster.search_trial import SearchConfig, SearchReport, SearchTrial
@@ -33,9 +32,7 @@ class TuneSearchTrial(tune.Trainable):
     ledger and the trial's own checkpoints are in the run's folder."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        self.trial = SearchTrial(
-            partial(make_pool, SearchConfig.model_validate_json(config["search"]).recipe)
-        )
+        self.trial = SearchTrial(partial(make_pool, SearchConfig.model_validate_json(config["search"])))
         self._ready(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -79,11 +76,12 @@ class TuneSearchTrial(tune.Trainable):
         self.trial.close()
 
 
-def make_pool(recipe: SearchRecipe, job: ReplicaJob) -> Pool:
-    resources = recipe.resources
+def make_pool(config: SearchConfig, job: ReplicaJob) -> Pool:
+    recipe, resources = config.recipe, config.recipe.resources
+    assert config.replicas is not None, "the driver decides how many replicas there are"
     return RayPool(
         job,
-        replicas(recipe),
+        config.replicas,
         cpus=resources.cpus,
         gpus=resources.gpus,
         allow_mixed=recipe.allow_mixed,
@@ -93,17 +91,21 @@ def make_pool(recipe: SearchRecipe, job: ReplicaJob) -> Pool:
 
 def replicas(recipe: SearchRecipe) -> int:
     """`workers`, or as many as the cluster has room for; not more than a step has paths."""
-    if recipe.resources.workers is not None:
-        return recipe.resources.workers
-    room = room_for(recipe.resources)
-    return room if recipe.supernet is None else min(room, recipe.supernet.paths_per_step)
+    resources = recipe.resources
+    if resources.workers is not None:
+        return resources.workers
+    room = rooms(Share(resources.cpus, resources.gpus))
+    if room is None:
+        raise UserError("resources.workers", None, "a number of replicas, on a cluster that can grow")
+    return max(1, room if recipe.supernet is None else min(room, recipe.supernet.paths_per_step))
 
 
-def room_for(resources: Resources) -> int:
-    """How many replicas the nodes that are there have room for."""
-    asked = request(resources)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return sum(min(int(node.get(key, 0) / amount) for key, amount in asked.items()) for node in nodes)
+def checked_replicas(recipe: SearchRecipe) -> int:
+    """How many. Raises `UserError` for more than there is work or room for: the placement group would wait
+    for ever."""
+    number = replicas(recipe)
+    check_replicas(recipe.supernet, number, Share(recipe.resources.cpus, recipe.resources.gpus))
+    return number
 
 
 class Listening(FIFOScheduler):
@@ -139,7 +141,7 @@ class Listening(FIFOScheduler):
 def drive_tune_search(config: SearchConfig, heard: Callable[[SearchReport], None]) -> None:
     """Run the search as a Tune trial on the Ray that this process is connected to."""
     recipe = config.recipe
-    check_replicas(recipe)
+    config = config.model_copy(update={"replicas": checked_replicas(recipe)})
     deaths = 0
     while True:
         scheduler = Listening(heard)
@@ -155,22 +157,11 @@ def drive_tune_search(config: SearchConfig, heard: Callable[[SearchReport], None
             )
 
 
-def check_replicas(recipe: SearchRecipe) -> None:
-    """Refuse replicas that the cluster has no room for: the placement group would wait for ever."""
-    wanted, room = replicas(recipe), room_for(recipe.resources)
-    if wanted > room or not wanted:
-        raise UserError(
-            "resources.workers",
-            wanted,
-            f"1 to {room}",
-            f"The cluster has room for {room} replicas of {request(recipe.resources)}.",
-        )
-
-
 def _fit(config: SearchConfig, scheduler: Listening) -> None:
     recipe, scratch = config.recipe, config.folder / "scratch"
     # The trial itself waits most of the time: its bundle asks for nothing.
-    bundles = [{"CPU": 0.0}, *([request(recipe.resources)] * replicas(recipe))]
+    assert config.replicas is not None
+    bundles = [{"CPU": 0.0}, *([request(recipe.resources)] * config.replicas)]
     tuner = tune.Tuner(
         tune.with_resources(TuneSearchTrial, tune.PlacementGroupFactory(bundles)),
         param_space={"search": config.model_dump_json()},

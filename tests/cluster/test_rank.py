@@ -179,7 +179,7 @@ def test_drawn_candidates_differ_and_meet_the_constraints(tmp_path: Path) -> Non
     assert len(drawn(plan, 100)) == allowed
 
 
-# Refusals -------------------------------------------------------------------------------------------------
+# Refusals --------------------------------------------------------------------------------------------------
 
 
 def test_a_table_without_the_column(finished: Run, table: Path) -> None:

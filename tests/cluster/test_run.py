@@ -173,7 +173,7 @@ def test_a_changed_recipe_is_not_resumed(
 def test_other_images_under_the_same_recipe_are_not_resumed(prepared: Search, tmp_path: Path) -> None:
     run = Run.create(search(prepared, tmp_path))
     run.write_json("run.json", {**run.about, "data_digest": "of other images"})
-    with pytest.raises(UserError, match=r"data: 'digits'.*images that the run began with"):
+    with pytest.raises(UserError, match=r"data: 'digits'.*what the run began with"):
         Run.resumable(search(prepared, tmp_path))
 
 

@@ -1,18 +1,14 @@
 """Searches over choices on the command line: search, show, describe, rank and bench-search."""
 
 import json
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 import cluster.experiment
 from cluster.ledger import Ledger
-from cluster.replica import Replica
 from cluster.run import Run
 from cluster.search_trial import SearchConfig, SearchReport, drive_local_search
 from networks.spaces.space import Genes
@@ -29,7 +25,7 @@ def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the tiny recipe, a table and the recipe's finished run, tiny-001, with MLflow's record."""
+    """A folder with the tiny recipe, a table and the recipe's finished run, tiny-001, in MLflow too."""
     folder = tmp_path_factory.mktemp("finished")
     table = write_table(folder / "truth.csv", {"size": lambda genes: SPACE.cost(genes).params})
     ranking = {"table": table.name, "truth": "size", "scores": ["params", "accuracy"], "cells": 6}
@@ -48,7 +44,7 @@ def copied(tmp_path: Path, folder: Path) -> Path:
     return tmp_path / "copy"
 
 
-# Search and show ----------------------------------------------------------------------------------------------
+# Search and show -------------------------------------------------------------------------------------------
 
 
 def test_a_search_says_what_it_found_and_where_everything_is(folder: Path) -> None:
@@ -151,7 +147,7 @@ def test_a_search_in_a_process_without_ray(tmp_path: Path) -> None:
     assert "--local: False cannot be used; allowed: true where ray is not installed" in ended.stderr
 
 
-# Interruption -------------------------------------------------------------------------------------------------
+# Interruption ----------------------------------------------------------------------------------------------
 
 
 def interrupted(reports: int) -> Callable[[SearchConfig, Callable[[SearchReport], None]], None]:
@@ -201,7 +197,7 @@ def test_a_changed_recipe_is_not_gone_on_with(copied: Path) -> None:
         assert words in ended.err
 
 
-# What is refused ----------------------------------------------------------------------------------------------
+# What is refused -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -249,7 +245,7 @@ def test_a_resume_with_a_bad_checkpoint(copied: Path, damage: str) -> None:
     assert "Traceback" not in ended.err
 
 
-# Describe ------------------------------------------------------------------------------------------------------
+# Describe --------------------------------------------------------------------------------------------------
 
 
 def test_describe_measures_and_writes_nothing(folder: Path) -> None:
@@ -284,7 +280,7 @@ def test_describe_draws_no_graphs_of_choices(folder: Path) -> None:
     assert "--graphs: 3 cannot be used" in ended.err
 
 
-# Rank ----------------------------------------------------------------------------------------------------------
+# Rank ------------------------------------------------------------------------------------------------------
 
 
 def test_rank_against_a_table(copied: Path) -> None:
@@ -328,7 +324,7 @@ def test_rank_refuses(folder: Path, arguments: list[str], words: list[str]) -> N
     assert Run(folder / "runs" / "tiny-001").ending == "FINISHED"
 
 
-# Tables --------------------------------------------------------------------------------------------------------
+# Tables ----------------------------------------------------------------------------------------------------
 
 
 def height(genes: Genes) -> float:

@@ -160,7 +160,7 @@ def test_a_warm_start_tells_metrics_and_costs(tmp_path: Path, known: str) -> Non
         assert one.candidate.phase == "warm_start"
 
 
-# Latency ----------------------------------------------------------------------------------------------------
+# Latency ---------------------------------------------------------------------------------------------------
 
 
 def test_a_latency_is_measured_once(tmp_path: Path) -> None:

@@ -29,32 +29,58 @@ class Case(NamedTuple):
 
 
 CASES = [
-    Case({"searcher": {"kind": "evolutoin"}}, "searcher.kind", ("random, local,", "Did you mean 'evolution'?")),
+    Case(
+        {"searcher": {"kind": "evolutoin"}}, "searcher.kind", ("random, local,", "Did you mean 'evolution'?")
+    ),
     Case({"searcher": {"kind": "random"}}, "searcher.budget", ("None", "It must be given.")),
     Case({"searcher": {"kind": "random", "budget": 0}}, "searcher.budget", ("1 or more",)),
     Case({"searcher": {**TINY["searcher"], "mutants": 5}}, "searcher.mutants", ("5", "at most 4")),  # type: ignore[dict-item]
     Case({"searcher": None}, "searcher", ("It must be given.",)),
     Case({"space": {"kind": "smal_chain"}}, "space.kind", ("nasbench201, ", "Did you mean 'small_chain'?")),
-    Case({"space": {**CHAIN, "chanels": 4}}, "space.chanels", ("channels, head_channels", "Did you mean 'channels'?")),
+    Case(
+        {"space": {**CHAIN, "chanels": 4}},
+        "space.chanels",
+        ("channels, head_channels", "Did you mean 'channels'?"),
+    ),
     Case({"space": {**CHAIN, "channels": 1}}, "space.channels", ("2 or more",)),
-    Case({"score": {"kind": "computed", "names": ["params", "acuracy"]}}, "score.names.1", ("'acuracy'", "mean 'accuracy'?")),
+    Case(
+        {"score": {"kind": "computed", "names": ["params", "acuracy"]}},
+        "score.names.1",
+        ("'acuracy'", "mean 'accuracy'?"),
+    ),
     Case({"score": {"kind": "computed", "names": []}}, "score.names", ("at least one",)),
     Case({"score": {"kind": "tabel"}}, "score.kind", ("computed, table", "Did you mean 'table'?")),
     Case({"score": {"kind": "table", "names": ["known"]}}, "score.path", ("It must be given.",)),
     Case({"in_flight": 4}, "in_flight", ("4", "a multiple of round (3)")),
     Case({"in_flight": 2}, "in_flight", ("2", "a multiple of round (3)")),
     Case({"round": 0}, "round", ("1 or more",)),
-    Case({"objectives": [{"metric": "acuracy"}]}, "objectives.0.metric", ("accuracy, params, macs, ", "mean 'accuracy'?")),
-    Case({"objectives": [{"metric": "accuracy"}, {"metric": "naswot"}]}, "objectives.1.metric", ("latency_ms",)),
-    Case({"objectives": [{"metric": "params", "maximise": False}]}, "objectives.0.maximise", ("the first objective ranks",)),
+    Case(
+        {"objectives": [{"metric": "acuracy"}]},
+        "objectives.0.metric",
+        ("accuracy, params, macs, ", "mean 'accuracy'?"),
+    ),
+    Case(
+        {"objectives": [{"metric": "accuracy"}, {"metric": "naswot"}]}, "objectives.1.metric", ("latency_ms",)
+    ),
+    Case(
+        {"objectives": [{"metric": "params", "maximise": False}]},
+        "objectives.0.maximise",
+        ("the first objective ranks",),
+    ),
     Case({"objectives": [{"metric": "macs"}]}, "objectives.0.metric", ("'macs'", "accuracy, params.")),
     Case({"constraints": [{"cost": "params"}]}, "constraints.0.at_most", ("at_most, at_least or both",)),
-    Case({"constraints": [{"cost": "params", "at_most": 1, "at_least": 2}]}, "constraints.0.at_least", ("at most 1",)),
+    Case(
+        {"constraints": [{"cost": "params", "at_most": 1, "at_least": 2}]},
+        "constraints.0.at_least",
+        ("at most 1",),
+    ),
     Case({**OF_TABLE, "supernet": {"steps": 3}}, "supernet", ("where a table scores",)),
     Case({**OF_TABLE, "data": {"name": "digits", "limit": 100}}, "data", ("where a table scores",)),
     Case({**OF_TABLE, "ranking": RANKING}, "ranking", ("where a table scores",)),
     Case({"supernet": None}, "score.names.0", ("'accuracy'", "where `supernet` is not given")),
-    Case({**UNTRAINED, "ranking": RANKING}, "ranking.scores.0", ("'accuracy'", "where `supernet` is not given")),
+    Case(
+        {**UNTRAINED, "ranking": RANKING}, "ranking.scores.0", ("'accuracy'", "where `supernet` is not given")
+    ),
     Case({"ranking": {**RANKING, "scores": ["acuracy"]}}, "ranking.scores.0", ("Did you mean 'accuracy'?",)),
     Case({"ranking": {**RANKING, "cells": 2}}, "ranking.cells", ("3 or more",)),
     Case({"baseline": True, "searcher": {"kind": "grid"}}, "baseline", ("True", "grid")),
@@ -62,7 +88,7 @@ CASES = [
     Case({"supernet": {"stepps": 3}}, "supernet.stepps", ("Did you mean 'steps'?",)),
     Case({"supernet": {"lr": 0}}, "supernet.lr", ("above 0",)),
     Case({"training": {"epochs": 3}}, "training", ("these keys: allow_mixed, baseline",)),
-]  # fmt: skip
+]
 
 
 def mistakes(raw: dict[str, Any]) -> list[UserError]:
@@ -123,7 +149,7 @@ def test_what_a_recipe_leaves_out(tmp_path: Path) -> None:
     assert not tiny_recipe(tmp_path, searcher={"kind": "random", "budget": 3}).has_baseline
 
 
-# The digest -------------------------------------------------------------------------------------------------
+# The digest ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -179,7 +205,7 @@ def test_the_digest_sees_what_decides(tmp_path: Path, changes: dict[str, Any]) -
     assert tiny_recipe(tmp_path).digest != tiny_recipe(tmp_path, **changes).digest
 
 
-# Grids ------------------------------------------------------------------------------------------------------
+# Grids -----------------------------------------------------------------------------------------------------
 
 
 def test_recipes_without_a_kind_of_space_still_mean_randwire() -> None:

@@ -68,7 +68,7 @@ def found_of(tmp_path: Path) -> Any:
 OBJECTIVES = [{"metric": METRIC}, {"metric": "macs", "maximise": False}]
 
 
-# Against random search --------------------------------------------------------------------------------------
+# Against random search -------------------------------------------------------------------------------------
 
 
 def test_against_random_compares_equal_numbers() -> None:
@@ -101,7 +101,7 @@ def test_failed_candidates_count_as_evaluations() -> None:
     json.dumps(found, allow_nan=False)
 
 
-# The report -------------------------------------------------------------------------------------------------
+# The report ------------------------------------------------------------------------------------------------
 
 
 def test_the_frontier_of_two_objectives(found_of: Any) -> None:
@@ -140,7 +140,8 @@ def test_a_search_without_any_result(found_of: Any) -> None:
 def test_the_page(found_of: Any) -> None:
     rows = [
         row(0, 0.5, macs=1_100, params=1000.0), row(1, 0.91234567, macs=9_000_000, params=1001.0),
-        row(2, 0.1, macs=1_200_000, params=WORST), row(3, None), row(4, None), row(5, 0.25, "random", macs=2_000),
+        row(2, 0.1, macs=1_200_000, params=WORST), row(3, None), row(4, None),
+        row(5, 0.25, "random", macs=2_000),
     ]  # fmt: skip
     lines = search_markdown(found_of(rows, objectives=OBJECTIVES)).splitlines()
     assert lines[0] == "# tiny-001"
@@ -164,7 +165,7 @@ def test_numbers(value: float | None, text: str) -> None:
     assert number(value) == text
 
 
-# How scores rank --------------------------------------------------------------------------------------------
+# How scores rank -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -206,7 +207,7 @@ def test_the_page_tells_how_scores_rank(ranked: tuple[SearchRecipe, Table, list[
     assert shown_report(run, recipe)["scores"] == found["scores"]
 
 
-# In a terminal ----------------------------------------------------------------------------------------------
+# In a terminal ---------------------------------------------------------------------------------------------
 
 
 def said(found: dict[str, Any], limit: int) -> str:

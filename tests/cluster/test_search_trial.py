@@ -64,7 +64,7 @@ def started(config: SearchConfig, steps: int) -> SearchTrial:
     return trial
 
 
-# The steps, and going on ----------------------------------------------------------------------------------
+# The steps, and going on -----------------------------------------------------------------------------------
 
 
 def test_a_search_trains_asks_and_compares(whole: Done) -> None:
@@ -165,7 +165,7 @@ def test_another_search_leaves_no_trace(tmp_path: Path) -> None:
     assert best[0] == best[1]
 
 
-# Checkpoints ----------------------------------------------------------------------------------------------
+# Checkpoints -----------------------------------------------------------------------------------------------
 
 
 def cut_weights(folder: Path, step: int) -> None:
@@ -272,7 +272,7 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert caught.value.field == "storage"
 
 
-# What is asked for ------------------------------------------------------------------------------------------
+# What is asked for -----------------------------------------------------------------------------------------
 
 
 def score_of(genes: Genes) -> float:
@@ -324,7 +324,7 @@ def test_an_altered_table_is_refused(tmp_path: Path) -> None:
     config = table_recipe(tmp_path)
     started(config, 2)
     write_table(tmp_path / "known.csv", {"known": lambda genes: score_of(genes) + 1})
-    with pytest.raises(UserError, match="the images or the table that the run began with"):
+    with pytest.raises(UserError, match="what the run began with"):
         ready(config)
 
 
@@ -355,7 +355,7 @@ def test_known_candidates_are_not_asked_for_again(tmp_path: Path) -> None:
     assert ready(warm.config).step().done
 
 
-# Ranking ----------------------------------------------------------------------------------------------------
+# Ranking ---------------------------------------------------------------------------------------------------
 
 
 def ranked(folder: Path, **changes: object) -> SearchConfig:
@@ -415,7 +415,7 @@ def test_a_ranking_goes_on_in_the_middle(tmp_path: Path) -> None:
     assert trial.pool.digest() == done.weights
 
 
-# The network ------------------------------------------------------------------------------------------------
+# The network -----------------------------------------------------------------------------------------------
 
 
 def best_network(done: Done) -> tuple[Network, dict[str, object]]:
@@ -463,7 +463,7 @@ def test_without_a_usable_candidate_there_is_no_network(
     assert not (done.config.folder / "best").exists()
 
 
-# Latency ----------------------------------------------------------------------------------------------------
+# Latency ---------------------------------------------------------------------------------------------------
 
 
 def test_a_measured_latency_is_kept_and_not_measured_again(

@@ -2,7 +2,9 @@
 
 import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +12,11 @@ import pytest
 
 pytest.importorskip("ray")
 
-import ray
-from ray.util.state import list_actors
+from ray._private.state import actors
 
-import cluster.tune_search
 from cluster.run import Run
 from cluster.search_trial import SearchConfig, SearchReport
-from cluster.tune_search import (
-    TuneSearchTrial,
-    check_replicas,
-    drive_tune_search,
-    replicas,
-    room_for,
-)
+from cluster.tune_search import TuneSearchTrial, drive_tune_search, replicas
 from networks.errors import UserError
 from tests.cluster.choices import new_search, ready, reports, tiny_recipe
 
@@ -46,34 +40,30 @@ def weights(config: SearchConfig) -> str:
     return ready(config).pool.digest()
 
 
-def left_over() -> list[str]:
-    """Actors that are not dead."""
-    return [one.class_name for one in list_actors(filters=[("state", "=", "ALIVE")], timeout=30)]
+def alive() -> dict[int, str]:
+    """The processes of actors: pid -> class."""
+    return {one["Pid"]: one["ActorClassName"] for one in actors().values() if one["State"] == "ALIVE"}
 
 
 def test_it_ends_as_in_one_process(tmp_path: Path, local: tuple[str, str]) -> None:
     config = new_search(tiny_recipe(tmp_path, resources=resources()))
     said: list[SearchReport] = []
-    before = left_over()
+    before = alive()
     drive_tune_search(config, said.append)
     assert (Run(config.folder).ledger.digest(), weights(config)) == local
     assert [report.done for report in said] == [False] * (len(said) - 1) + [True]
     assert said[-1].asked == 24
     assert not (config.folder / "scratch").exists()
-    assert sorted(left_over()) == sorted(before)
+    assert alive() == before
 
 
-def test_a_finished_search_is_done_at_once(tmp_path: Path, local: tuple[str, str]) -> None:
-    recipe = tiny_recipe(tmp_path, resources=resources(1))
-    config = new_search(recipe)
+def test_it_goes_on_with_what_another_place_began(tmp_path: Path, local: tuple[str, str]) -> None:
+    config = new_search(tiny_recipe(tmp_path, resources=resources(1)))
     trial = ready(config)
-    for _ in range(4):  # begun in one process, gone on with on Ray
+    for _ in range(4):
         trial.step()
     drive_tune_search(config, lambda report: None)
     assert Run(config.folder).ledger.digest() == local[0]
-    said: list[SearchReport] = []
-    drive_tune_search(config, said.append)
-    assert [report.stage for report in said] == ["done"]
 
 
 def test_a_reused_actor_leaves_no_trace(tmp_path: Path, local: tuple[str, str]) -> None:
@@ -95,7 +85,7 @@ def test_a_reused_actor_leaves_no_trace(tmp_path: Path, local: tuple[str, str]) 
     assert Run(config.folder).ledger.digest() == local[0]
 
 
-# What goes wrong --------------------------------------------------------------------------------------------
+# What goes wrong -------------------------------------------------------------------------------------------
 
 
 def test_a_mistake_of_the_user_is_raised_as_such(tmp_path: Path) -> None:
@@ -116,58 +106,73 @@ def test_a_search_that_cannot_start_says_why(tmp_path: Path) -> None:
         drive_tune_search(config, lambda report: None)
 
 
-@pytest.mark.parametrize(("workers", "cpus", "room"), [(3, 1.0, 2), (1, 4.0, 0)])
-def test_more_replicas_than_there_is_room_for(tmp_path: Path, workers: int, cpus: float, room: int) -> None:
-    recipe = tiny_recipe(tmp_path, resources=resources(workers, cpus))
-    assert room_for(recipe.resources) == room
-    with pytest.raises(UserError, match=f"The cluster has room for {room} replicas") as caught:
-        check_replicas(recipe)
-    assert caught.value.field == "resources.workers"
+@pytest.mark.parametrize(
+    ("workers", "cpus", "field", "words"),
+    [
+        (2, 1.5, "resources.workers", "at most 1."),
+        (1, 4.0, "resources.workers", "at most 0."),
+        (3, 0.5, "supernet.paths_per_step", "at least the replicas (3)"),
+    ],
+)
+def test_replicas_that_cannot_be(tmp_path: Path, workers: int, cpus: float, field: str, words: str) -> None:
+    config = new_search(tiny_recipe(tmp_path, resources=resources(workers, cpus)))
+    with pytest.raises(UserError) as caught:
+        drive_tune_search(config, lambda report: None)
+    assert caught.value.field == field
+    assert words in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("workers", "cpus", "paths", "number"), [(None, 1.0, 4, 2), (None, 0.25, 4, 4), (None, 0.5, 3, 3), (1, 0.5, 3, 1)]
+    ("workers", "cpus", "paths", "number"),
+    [(None, 1.0, 4, 2), (None, 0.25, 4, 4), (None, 0.5, 3, 3), (1, 0.5, 3, 1)]
 )  # fmt: skip
 def test_how_many_replicas(tmp_path: Path, workers: int | None, cpus: float, paths: int, number: int) -> None:
     supernet = {"steps": 4, "batch_size": 16, "paths_per_step": paths}
     assert replicas(tiny_recipe(tmp_path, supernet=supernet, resources=resources(workers, cpus))) == number
 
 
-def killing(times: int) -> Callable[[SearchReport], None]:
-    """A listener that kills the trial's process at each of its first reports."""
-    left = times
+@contextmanager
+def killed_once(config: SearchConfig) -> Iterator[list[int]]:
+    """Kill the trial's process as soon as a first round is committed."""
+    before, killed, over = alive(), list[int](), threading.Event()
 
-    def listen(report: SearchReport) -> None:
-        nonlocal left
-        if left and not report.done:
-            left -= 1
-            trials = [
-                one
-                for one in list_actors(filters=[("state", "=", "ALIVE")], timeout=30)
-                if one.class_name == "TuneSearchTrial"
-            ]
-            for one in trials:
-                os.kill(one.pid, signal.SIGKILL)
+    def watch() -> None:
+        while not over.wait(0.01) and not killed:
+            if Run(config.folder).ledger.segments():
+                new = {pid: kind for pid, kind in alive().items() if pid not in before}
+                killed.extend(pid for pid, kind in new.items() if "Replica" not in kind)
+                for pid in killed:
+                    os.kill(pid, signal.SIGKILL)
 
-    return listen
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        thread.join()
 
 
 @pytest.mark.slow
-def test_a_killed_process_changes_nothing(
-    tmp_path: Path, local: tuple[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_killed_process_changes_nothing(tmp_path: Path, retries: int) -> None:
     recipe = tiny_recipe(
-        tmp_path, resources=resources(1), supernet={"steps": 4, "batch_size": 16, "paths_per_step": 2}
+        tmp_path, resources=resources(1), retries=retries, searcher={"kind": "random", "budget": 120}
     )
+    trial = ready(new_search(recipe))
+    reports(trial)
     config = new_search(recipe)
-    monkeypatch.setattr(cluster.tune_search, "RESULT_EVERY_S", 0.0)
-    drive_tune_search(config, killing(1))
-    assert (Run(config.folder).ledger.digest(), weights(config)) == local
-    assert ray.is_initialized()
-
-
-@pytest.mark.slow
-def test_a_process_that_always_dies_ends_the_search(tmp_path: Path) -> None:
-    config = new_search(tiny_recipe(tmp_path, resources=resources(1), retries=0))
-    with pytest.raises(RuntimeError, match="what is committed is kept, and --resume goes on"):
-        drive_tune_search(config, killing(100))
+    with killed_once(config) as killed:
+        if retries:
+            drive_tune_search(config, lambda report: None)
+        else:
+            with pytest.raises(RuntimeError, match="died 1 times; what is committed is kept"):
+                drive_tune_search(config, lambda report: None)
+    assert len(killed) == 1
+    kept = list(Run(config.folder).ledger.rows())
+    assert 3 <= len(kept) <= 120
+    if not retries:
+        assert len(kept) < 120
+        drive_tune_search(config, lambda report: None)
+    assert Run(config.folder).ledger.digest() == trial.run.ledger.digest()
+    assert weights(config) == trial.pool.digest()

@@ -200,6 +200,7 @@ def test_it_ends_when_all_that_is_feasible_was_asked_for() -> None:
 
 def test_a_small_space_that_is_not_listed_is_asked_for_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("searchers.kernels.LISTED_SLOWLY", 10)
+    monkeypatch.setattr("searchers.kernels.REFERENCE", 50)
     monkeypatch.setattr("searchers.model_based.DRAWS", 20)
     kernel_of.cache_clear()
     asked = drive(searcher(GRAPHS, 1000), score)
@@ -314,10 +315,18 @@ def queries(table: Table, metric: str, seed: int, in_flight: int) -> int:
     raise AssertionError
 
 
-@pytest.mark.parametrize(("data", "alone", "eight"), [("c10", 30, 35), ("c100", 35, 40), ("in16", 55, 60)])
-def test_queries_to_the_optimum_of_the_real_table(table: Table, data: str, alone: int, eight: int) -> None:
+@pytest.mark.parametrize(
+    ("in_flight", "targets"), [(1, (30, 35, 55)), (8, (35, 40, 60))], ids=["alone", "eight in flight"]
+)
+def test_queries_to_the_optimum_of_the_real_table(
+    table: Table, in_flight: int, targets: tuple[int, int, int]
+) -> None:
     """The targets of search_quality.md are means over 200 seeds, which benchmarks/search_quality.py shows.
-    12 seeds have a standard error of about 15 %, so that a third more is what this can hold to."""
-    for in_flight, target in ((1, alone), (8, eight)):
-        found = [queries(table, f"{data}_test_200", seed, in_flight) for seed in range(12)]
-        assert statistics.fmean(found) < 1.33 * target
+    The mean of 15 runs, each in parts of its target, has a standard error of about 0.15, so that a third
+    more is what this can hold to. Local search, the best without a model, comes to 2.4 and more."""
+    parts = [
+        queries(table, f"{data}_test_200", seed, in_flight) / target
+        for data, target in zip(("c10", "c100", "in16"), targets, strict=True)
+        for seed in range(5)
+    ]
+    assert statistics.fmean(parts) < 1.33
