@@ -7,7 +7,7 @@ in which candidates end. The ledger is what a search resumes from; MLflow is a v
 
 import json
 import os
-import uuid
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -86,9 +86,9 @@ class Ledger:
         body = [row.model_dump(mode="json") for row in rows]
         text = json.dumps({"segment": number, "sha256": digest_of(body), "rows": body})
         path = self._path(number)
-        draft = self.folder / f".draft-{os.getpid()}-{uuid.uuid4().hex}"
+        draft = self.folder / f".draft-{os.getpid()}-{threading.get_ident()}-{path.name}"
         try:
-            with draft.open("x") as file:
+            with draft.open("w") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())

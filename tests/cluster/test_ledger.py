@@ -100,7 +100,7 @@ def test_a_committed_segment_outlasts_a_power_cut(tmp_path: Path, monkeypatch: p
     ledger.append_at(0, [row(0)])
     place = said.index("link")
     assert said[place + 1 :] == [ledger.folder]
-    assert said[place - 1].name == "00000000.json"
+    assert said[place - 1].name.endswith("00000000.json")
     assert {tmp_path, tmp_path / "run"} <= set(said[:place])
 
 

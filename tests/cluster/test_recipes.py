@@ -14,8 +14,8 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 def test_it_is_found_by_name_and_its_first_candidate_can_be_built(path: Path) -> None:
     recipe = load_recipe(path.stem)
     assert recipe == load_recipe(str(path))
-    image = recipe.space.image or Shape(3, 32, 32)
-    space = recipe.space.build(image, recipe.space.classes or 10)
+    image = getattr(recipe.space, "image", None) or Shape(3, 32, 32)
+    space = recipe.space.build(image, getattr(recipe.space, "classes", None) or 10)
     assert space.size >= 5
     assert space.decode(next(space.enumerate())).complexity().params > 0
 

@@ -195,7 +195,7 @@ def test_the_newest_unfinished_run_of_the_recipe_is_resumed(prepared: Search, tm
     runs[1].finish("FINISHED")
     assert Run.resumable(search(prepared, tmp_path)).name == "small-001"
     runs[0].finish("FINISHED")
-    with pytest.raises(UserError, match="others"):
+    with pytest.raises(UserError, match="something else"):
         Run.resumable(search(prepared, tmp_path))
     runs[2].finish("FINISHED")
     with pytest.raises(UserError, match="weft show small-004"):

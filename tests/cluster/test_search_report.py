@@ -139,16 +139,16 @@ def test_a_search_without_any_result(found_of: Any) -> None:
 
 def test_the_page(found_of: Any) -> None:
     rows = [
-        row(0, 0.5, macs=1_100, params=1000.0), row(1, 0.91234567, macs=9_000_000, params=1001.0),
-        row(2, 0.1, macs=1_200_000, params=WORST), row(3, None), row(4, None),
+        row(0, 0.5, macs=1_100, loss=-2.0), row(1, 0.91234567, macs=9_000_000, loss=-1.5),
+        row(2, 0.1, macs=1_200_000, loss=WORST), row(3, None), row(4, None),
         row(5, 0.25, "random", macs=2_000),
     ]  # fmt: skip
     lines = search_markdown(found_of(rows, objectives=OBJECTIVES)).splitlines()
     assert lines[0] == "# tiny-001"
     assert lines[2] == "6 candidates, 2 of them failed."
     assert lines[4].startswith("Best accuracy of 1 evaluations: 0.5; of as many random candidates: 0.25 ")
-    assert "| place | candidate | phase | genes | accuracy | params | params | MACs |" in lines
-    assert "| 1 | 1 | search | 0 0 0 0 0 0 0 1 | 0.9123 | 1001 | 1,001 | 9,000,000 |" in lines
+    assert "| place | candidate | phase | genes | accuracy | loss | params | MACs |" in lines
+    assert "| 1 | 1 | search | 0 0 0 0 0 0 0 1 | 0.9123 | -1.5 | 1,001 | 9,000,000 |" in lines
     assert "| 4 | 2 | search | 0 0 0 0 0 0 0 2 | 0.1 | worst | 1,002 | 1,200,000 |" in lines
     assert lines.index("## Leaders") < lines.index("## Frontier") < lines.index("Failed:")
     assert "- 2 times: out of memory" in lines
