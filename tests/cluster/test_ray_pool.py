@@ -28,6 +28,7 @@ from trainers.training import Diverged
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 HALF = 0.5  # a CPU: four replicas on two
+QUARTER = 0.25  # beside the two that other tests share
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def pair(shared_ray: None) -> Iterator[RayPool]:
     pool.close()
 
 
-@pytest.mark.parametrize("replicas", [1, 2, 4])
+@pytest.mark.parametrize("replicas", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_it_conforms(replicas: int) -> None:
     check_pool(lambda: RayPool(JOB, replicas, cpus=HALF), JOB)
 
@@ -116,6 +117,7 @@ def settle(pool: RayPool, replicas: int) -> None:
     pool.digest()  # all are brought level before
 
 
+@pytest.mark.slow
 def test_a_candidate_that_kills_fails_alone(monkeypatch: pytest.MonkeyPatch, local: LocalPool) -> None:
     monkeypatch.setattr(members, "ReplicaActor", DeadlyActor)
     candidates = [*sample(local, 5), DEADLY, *sample(local, 9)[5:]]
@@ -191,25 +193,25 @@ def group_of(actor: object) -> str:
     return "" if group is None else str(group.id.hex())
 
 
-@ray.remote(num_cpus=HALF)
+@ray.remote(num_cpus=QUARTER)
 def search_in_a_trial() -> tuple[int | None, str, set[str]]:
     """How many replicas there is room for, how three are refused, and where two stand."""
     refusal = ""
     try:
-        RayPool(JOB, 3, cpus=HALF)
+        RayPool(JOB, 3, cpus=QUARTER)
     except UserError as error:
         refusal = str(error)
-    pool = RayPool(JOB, 2, cpus=HALF)
+    pool = RayPool(JOB, 2, cpus=QUARTER)
     pool.train(1)
     calls = [member.actor.__ray_call__.remote(group_of) for member in pool._members.alive]
     groups = set(ray.get(calls, timeout=30))
     pool.close()
-    return rooms(Share(HALF, 0)), refusal, groups
+    return rooms(Share(QUARTER, 0)), refusal, groups
 
 
 def test_replicas_stand_in_the_placement_group_of_their_caller() -> None:
     """As in a trial of Tune: a process in the first bundle, its replicas in the others."""
-    group = placement_group([{"CPU": HALF}] * 3)
+    group = placement_group([{"CPU": QUARTER}] * 3)
     ray.get(group.ready(), timeout=60)
     try:
         place = PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)

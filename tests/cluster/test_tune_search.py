@@ -72,8 +72,10 @@ def test_a_reused_actor_leaves_no_trace(tmp_path: Path, local: tuple[str, str]) 
         tmp_path / "other", seed=9, space={"kind": "small_chain", "channels": 3, "head_channels": 4},
         resources=resources(1),
     )  # fmt: skip
-    config = new_search(tiny_recipe(tmp_path / "runs", resources=resources(1)))
-    trial = TuneSearchTrial({"search": new_search(other).model_dump_json()})
+    one = {"replicas": 1}  # as the driver says it
+    config = new_search(tiny_recipe(tmp_path / "runs", resources=resources(1))).model_copy(update=one)
+    first = new_search(other).model_copy(update=one)
+    trial = TuneSearchTrial({"search": first.model_dump_json()})
     try:
         trial.train()
         assert trial.reset({"search": config.model_dump_json()})
