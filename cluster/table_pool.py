@@ -26,7 +26,8 @@ class TablePool:
         self.about = About("table", "", place())
 
     def train(self, steps: int) -> dict[str, float]:
-        raise NotImplementedError("a table has nothing to train")
+        assert not steps, "a table has nothing to train"
+        return {}
 
     def submit(self, candidates: Sequence[Genes]) -> None:
         self._queue.extend(candidates)
