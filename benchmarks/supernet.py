@@ -109,8 +109,7 @@ def train(trainer: OneShotTrainer, options: argparse.Namespace) -> dict[str, Any
 
 def rank(trainer: OneShotTrainer, table: Table, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """At every quarter of the time."""
-    initial = trainer.initial()
-    initial = {name: value.to(trainer.device) for name, value in initial.items()}
+    initial = trainer.initial
     rng = counter_random(0, "benchmark")
     known = [genes for genes in table.genes if TRUTH in table.metrics(genes)]
     some = rng.sample(known, min(options.candidates, len(known)))

@@ -7,7 +7,6 @@ from rich.console import Console
 
 from cluster.bench_search import PICTURE, Contest, bench_search
 from cluster.recipe import AnyRecipe
-from cluster.search_plan import planned_asks
 from cluster.search_recipe import SearchRecipe, TableScore
 from networks.errors import UserError
 from searchers.constraints import Feasible, check_satisfiable, static_costs
@@ -41,7 +40,7 @@ def bench_recipe(
         contest,
         recipe.searcher,
         seeds=seeds,
-        budget=min(budget or planned_asks(recipe.searcher, space), len(table)),
+        budget=min(budget or recipe.searcher.most_asks(space), len(table)),
         console=console,
         folder=folder,
         in_flight=recipe.in_flight or recipe.round,

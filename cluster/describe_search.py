@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from cluster.pool import LocalPool
-from cluster.search_plan import SearchPlan, planned_asks
+from cluster.search_plan import SearchPlan
 from cluster.search_recipe import SearchRecipe
 from networks.counters import counter_random
 from searchers.constraints import STATIC, Feasible
@@ -32,7 +32,7 @@ def describe_search(recipe: SearchRecipe) -> dict[str, Any]:
         "costs": {cost: list(plan.space.extremes(cost)) for cost in STATIC},
         "feasible_share": sum(map(feasible, drawn)) / len(drawn),
         "searcher": recipe.searcher.kind,
-        "evaluations": planned_asks(recipe.searcher, plan.space),
+        "evaluations": recipe.searcher.most_asks(plan.space),
         "evaluations_with_baseline": asks,
         "supernet_steps": steps,
         "seconds_a_step": training,

@@ -10,9 +10,6 @@ from networks.spaces.space import SearchSpace
 from searchers.grid import GridSearcher
 from searchers.searcher import Candidate
 from trainers.data import Data, open_data
-from trainers.data.settings import expanded
-
-ALL_RUNS_LIMIT = 2000
 
 
 class Search:
@@ -21,11 +18,7 @@ class Search:
     def __init__(self, recipe: Recipe, space: SearchSpace, data: Data) -> None:
         self.recipe, self.space, self.data = recipe, space, data
         self.entrants = [self._entrant(ask, genes) for ask, genes in enumerate(self._genes())]
-        if len(self.entrants) > ALL_RUNS_LIMIT and recipe.tracking.runs is None:
-            raise UserError(
-                "tracking.runs", None, f"all or frontier, for more than {ALL_RUNS_LIMIT} candidates",
-                f"This search has {len(self.entrants)}.",
-            )  # fmt: skip
+        recipe.tracking.check_runs(len(self.entrants))
 
     @property
     def size_text(self) -> str:
@@ -56,10 +49,9 @@ class Search:
         return searcher.ask(len(searcher))
 
     def _entrant(self, ask: int, genes: tuple[int, ...]) -> Entrant:
-        identity = f"{self.recipe.name}/{self.recipe.seed}"
         architecture = self.space.decode(genes)
         return Entrant(
-            candidate=Candidate.of(identity, self.space.digest, genes, ask),
+            candidate=Candidate.of(self.recipe.identity, self.space.digest, genes, ask),
             names=self.space.names(genes),
             architecture=architecture.digest,
             cost=architecture.complexity(),
@@ -68,12 +60,7 @@ class Search:
     def configs(self, folder: Path) -> list[TrialConfig]:
         """What each candidate's trial is set up with, in ask order. A trial's process may work in another
         folder than this one, so its data's paths are absolute."""
-        data = self.recipe.data
-        absolute = {
-            field: tuple(path.absolute() for path in expanded(getattr(data, field))) or None
-            for field in ("path", "test_path")
-        }
-        recipe = self.recipe.model_copy(update={"data": data.model_copy(update=absolute)})
+        recipe = self.recipe.model_copy(update={"data": self.recipe.data.from_anywhere()})
         return [
             TrialConfig(recipe=recipe, folder=folder, candidate=entrant.candidate)
             for entrant in self.entrants

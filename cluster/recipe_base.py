@@ -7,7 +7,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from networks.architecture import digest_of
+from networks.errors import UserError
 from trainers.data import DataSettings, check_settings
+
+ALL_RUNS_LIMIT = 2000
 
 
 class Section(BaseModel):
@@ -32,6 +35,14 @@ class Tracking(Section):
 
     uri: str | None = None
     runs: Literal["all", "frontier"] | None = None
+
+    def check_runs(self, candidates: int) -> None:
+        """Raise `UserError` where the choice of `runs` must be made and was not."""
+        if candidates > ALL_RUNS_LIMIT and self.runs is None:
+            raise UserError(
+                "tracking.runs", None, f"all or frontier, for more than {ALL_RUNS_LIMIT} candidates",
+                f"This search has up to {candidates}.",
+            )  # fmt: skip
 
 
 class BaseRecipe(Section):
@@ -73,3 +84,8 @@ class BaseRecipe(Section):
     def digest(self) -> str:
         """Of what decides the results: not of where it runs, is stored or tracked, nor of where data lies."""
         return digest_of(self.model_dump(mode="json", exclude=dict(self.PLACES)))
+
+    @property
+    def identity(self) -> str:
+        """What the search is called in the ids of its candidates."""
+        return f"{self.name}/{self.seed}"

@@ -1,7 +1,5 @@
 """A replica: one copy of a supernet with its data, optimiser and step counter. Knows no Ray."""
 
-import os
-import platform
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from cluster.recipe_spaces import ChoiceSection
-from cluster.trial import reason_of
+from cluster.trial import place, reason_of
 from networks.errors import UserError
 from networks.spaces.space import Genes
 from trainers.data import DataSettings, open_data
@@ -121,7 +119,7 @@ class Replica:
                 Bench(
                     self.space, self.data, job.seed, job.scoring.batch_size, job.device,
                     supernet=None if trainer is None else trainer.supernet,
-                    initial={} if trainer is None else trainer.initial(),
+                    initial={} if trainer is None else trainer.initial,
                 ),
             )  # fmt: skip
         return self._bench[1]
@@ -138,7 +136,3 @@ class Replica:
     def digest(self) -> str:
         """Of all parameters and floating-point buffers."""
         return "" if self.trainer is None else self.trainer.digest()
-
-
-def place() -> str:
-    return f"{platform.node()}:{os.getpid()}"

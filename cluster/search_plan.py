@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 
 from cluster.checkpoints import write_atomically
-from cluster.preparation import ALL_RUNS_LIMIT
 from cluster.replica import ReplicaJob, ScoringSettings
 from cluster.search_loop import Phase
 from cluster.search_recipe import COSTS, SearchRecipe, TableScore
@@ -24,7 +23,6 @@ from searchers.problem import Problem
 from searchers.random_search import RandomSettings
 from searchers.searcher import Candidate, Evaluation, Searcher
 from trainers.data import Data, open_data
-from trainers.data.settings import expanded
 from trainers.latency import latency_ms
 from trainers.scores.registry import check_supported, find_score
 from trainers.table import Table
@@ -65,7 +63,7 @@ class SearchPlan:
                     check_supported(find_score(name, field), plan.space, f"{field}.{position}")
         check_satisfiable(plan.space, recipe.constraints, plan.costs, recipe.seed)
         _ = plan.truth, plan.known
-        plan._check_runs()
+        recipe.tracking.check_runs(plan.planned_asks)
         return plan
 
     def _score_names(self) -> list[tuple[str, tuple[str, ...]]]:
@@ -73,14 +71,6 @@ class SearchPlan:
         if self.recipe.ranking is not None:
             names.append(("ranking.scores", self.recipe.ranking.scores))
         return names
-
-    def _check_runs(self) -> None:
-        planned = self.planned_asks
-        if planned > ALL_RUNS_LIMIT and self.recipe.tracking.runs is None:
-            raise UserError(
-                "tracking.runs", None, f"all or frontier, for more than {ALL_RUNS_LIMIT} candidates",
-                f"This search has up to {planned}.",
-            )  # fmt: skip
 
     @property
     def size_text(self) -> str:
@@ -139,17 +129,12 @@ class SearchPlan:
             raise error.under("warm_start") from None
         return [
             Evaluation(
-                candidate=Candidate.of(self.identity, self.space.digest, genes, ask, "warm_start"),
+                candidate=Candidate.of(self.recipe.identity, self.space.digest, genes, ask, "warm_start"),
                 status="ok",
                 metrics={**table.metrics(genes), **self.costs(genes)},
             )
             for ask, genes in enumerate(table.genes)
         ]
-
-    @property
-    def identity(self) -> str:
-        """What a search is called in the ids of its candidates."""
-        return f"{self.recipe.name}/{self.recipe.seed}"
 
     @property
     def needs_latency(self) -> bool:
@@ -178,7 +163,7 @@ class SearchPlan:
     @property
     def planned_asks(self) -> int:
         """The most candidates that will be asked for."""
-        once = min(planned_asks(self.recipe.searcher, self.space), self.space.size)
+        once = self.recipe.searcher.most_asks(self.space)
         return once * (2 if self.recipe.has_baseline else 1)
 
     def phases(self) -> list[Phase]:
@@ -188,7 +173,7 @@ class SearchPlan:
             searcher.tell(self.known)
         phases = [Phase("search", searcher)]
         if self.recipe.has_baseline:
-            budget = min(planned_asks(self.recipe.searcher, self.space), self.space.size)
+            budget = self.recipe.searcher.most_asks(self.space)
             problem = self.problem._replace(seed=counter_seed(self.recipe.seed, "baseline"))
             phases.append(Phase("random", RandomSettings(budget=budget).build(problem)))
         return phases
@@ -206,28 +191,14 @@ class SearchPlan:
         """What replicas are built from; their processes may work in another folder than this one."""
         recipe = self.recipe
         assert not isinstance(recipe.score, TableScore)
-        absolute = {
-            field: tuple(path.absolute() for path in expanded(getattr(recipe.data, field))) or None
-            for field in ("path", "test_path")
-        }
         return ReplicaJob(
             space=recipe.space,
-            data=recipe.data.model_copy(update=absolute),
+            data=recipe.data.from_anywhere(),
             supernet=recipe.supernet,
             scoring=ScoringSettings(names=names, batch_size=recipe.score.batch_size),
             seed=recipe.seed,
             device="cuda" if recipe.resources.gpus else "cpu",
         )
-
-
-def planned_asks(settings: object, space: ChoiceSpace) -> int:
-    """How many candidates a searcher asks for at most."""
-    budget = getattr(settings, "budget", None)
-    if isinstance(budget, int):
-        return budget
-    if hasattr(settings, "population") and hasattr(settings, "generations"):
-        return int(settings.population * settings.generations)
-    return space.size
 
 
 class LatencyBook:

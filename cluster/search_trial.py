@@ -105,7 +105,7 @@ class SearchTrial:
     def _loop(self, phases: list[Phase], ledger: Ledger) -> SearchLoop:
         recorder = Recorder(ledger)
         loop = SearchLoop(
-            self.plan.identity, self.plan.space, phases, recorder.write,
+            self.plan.recipe.identity, self.plan.space, phases, recorder.write,
             round_size=self.config.recipe.round, rounds_in_flight=self.config.recipe.rounds_in_flight,
             measured=self.plan.measured, numerics=self.pool.about.numerics,
         )  # fmt: skip

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from cluster.replica import About, Scored, place
+from cluster.replica import About, Scored
+from cluster.trial import place
 from networks.errors import UserError
 from networks.spaces.space import Genes
 from trainers.table import Table

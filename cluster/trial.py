@@ -194,13 +194,12 @@ class TrainingTrial:
             self._repeat = False
 
     def _report(self, **changes: Any) -> Report:
-        place = f"{platform.node()}:{os.getpid()}"
         report = Report(
             ask_index=self.config.candidate.ask_index,
             epoch=self.epoch,
             curve=tuple(self._curve),
             seconds=self._seconds,
-            place=place,
+            place=place(),
             time=time.time_ns() // 1_000_000,
             numerics=self._numerics,
             data=self._data[1].digest if self._data else "",
@@ -209,6 +208,11 @@ class TrainingTrial:
 
     def _failed(self, error: Exception) -> Report:
         return self._report(status="failed", reason=reason_of(error))
+
+
+def place() -> str:
+    """Machine and process."""
+    return f"{platform.node()}:{os.getpid()}"
 
 
 def trial_device(resources: Resources) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from networks.errors import UserError
-from networks.spaces.space import Genes
+from networks.spaces.space import Genes, SearchSpace
 from searchers.generations import GenerationalSearcher
 from searchers.problem import Problem
 
@@ -32,6 +32,9 @@ class EvolutionSettings(BaseModel):
             allowed = f"at most {max(room, 0)}: population less crossovers"
             raise UserError("mutants", self.mutants, allowed)
         return self
+
+    def most_asks(self, space: SearchSpace) -> int:
+        return min(self.population * self.generations, space.size)
 
     def build(self, problem: Problem) -> "EvolutionSearcher":
         return EvolutionSearcher(problem, self)

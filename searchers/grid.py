@@ -22,6 +22,9 @@ class GridSettings(BaseModel):
 
     kind: Literal["grid"] = "grid"
 
+    def most_asks(self, space: SearchSpace) -> int:
+        return space.size
+
     def build(self, problem: Problem) -> "GridSearcher":
         return GridSearcher(problem.space, problem.feasible)
 

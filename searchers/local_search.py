@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from networks.counters import counter_random
-from networks.spaces.space import Genes
+from networks.spaces.space import Genes, SearchSpace
 from searchers.problem import Problem
 from searchers.visiting import VisitingSearcher, genes_of, list_of, plain, score_of
 
@@ -21,6 +21,9 @@ class LocalSettings(BaseModel):
     budget: int = Field(ge=1)
     starts: int = Field(10, ge=1)
     improvement: Literal["first", "best"] = "first"
+
+    def most_asks(self, space: SearchSpace) -> int:
+        return min(self.budget, space.size)
 
     def build(self, problem: Problem) -> "LocalSearcher":
         return LocalSearcher(problem, self)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.special import ndtr, ndtri
 from scipy.stats import rankdata
 
-from networks.spaces.space import Genes
+from networks.spaces.space import Genes, SearchSpace
 from searchers.gaussian_process import GaussianProcess, Projections, predict_at
 from searchers.kernels import Kernel, kernel_of
 from searchers.problem import Problem
@@ -31,6 +31,9 @@ class ModelBasedSettings(BaseModel):
     kind: Literal["model_based"] = "model_based"
     budget: int = Field(ge=1)
     starts: int = Field(5, ge=1)
+
+    def most_asks(self, space: SearchSpace) -> int:
+        return min(self.budget, space.size)
 
     def build(self, problem: Problem) -> Searcher:
         return ModelBasedSearcher(problem, self)

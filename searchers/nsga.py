@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from networks.spaces.space import Genes
+from networks.spaces.space import Genes, SearchSpace
 from searchers.generations import GenerationalSearcher
 from searchers.pareto import crowding, fronts
 from searchers.problem import Problem
@@ -21,6 +21,9 @@ class NsgaSettings(BaseModel):
     population: int = Field(50, ge=2)
     generations: int = Field(20, ge=1)
     probability: float = Field(0.1, ge=0, le=1)
+
+    def most_asks(self, space: SearchSpace) -> int:
+        return min(self.population * self.generations, space.size)
 
     def build(self, problem: Problem) -> "NsgaSearcher":
         return NsgaSearcher(problem, self)

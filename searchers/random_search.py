@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from networks.spaces.space import Genes
+from networks.spaces.space import Genes, SearchSpace
 from searchers.problem import Problem
 from searchers.visiting import VisitingSearcher
 
@@ -16,6 +16,9 @@ class RandomSettings(BaseModel):
 
     kind: Literal["random"] = "random"
     budget: int = Field(ge=1)
+
+    def most_asks(self, space: SearchSpace) -> int:
+        return min(self.budget, space.size)
 
     def build(self, problem: Problem) -> "RandomSearcher":
         return RandomSearcher(problem, self)

@@ -25,6 +25,9 @@ class RegularisedEvolutionSettings(BaseModel):
     population: int = Field(50, ge=1)
     sample: int = Field(10, ge=1)
 
+    def most_asks(self, space: SearchSpace) -> int:
+        return min(self.budget, space.size)
+
     def build(self, problem: Problem) -> "RegularisedEvolution":
         return RegularisedEvolution(problem, self)
 

@@ -12,7 +12,8 @@ from searchers.nsga import NsgaSettings
 from searchers.random_search import RandomSettings
 from searchers.regularised_evolution import RegularisedEvolutionSettings
 
-# To add one: a frozen model with `kind: Literal["its name"]` and `build(problem) -> Searcher`, named here.
+# To add one: a frozen model with `kind: Literal["its name"]`, `build(problem) -> Searcher` and
+# `most_asks(space) -> int`, how many candidates it asks for at most; named here.
 SearcherSettings = Annotated[
     GridSettings
     | RandomSettings

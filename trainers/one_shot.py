@@ -9,6 +9,7 @@ the weights after a step do not depend on how many replicas there are.
 import hashlib
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -280,9 +281,11 @@ class OneShotTrainer:
         rate = linear_rate if self.settings.schedule == "linear" else cosine_rate
         return rate(step, self.settings.steps, self.settings.lr)
 
+    @cached_property
     def initial(self) -> dict[str, Tensor]:
-        """The parameters before training, by name (the angle's W0)."""
-        return dict(build_supernet(self.space, self.seed).named_parameters())
+        """The parameters before training, by name, on the trainer's device (the angle's W0)."""
+        supernet = build_supernet(self.space, self.seed).to(self.device)
+        return {name: parameter.detach() for name, parameter in supernet.named_parameters()}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, int]]:
         """Everything needed to go on: tensors by name, and JSON-ready values."""

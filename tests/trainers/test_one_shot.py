@@ -400,8 +400,8 @@ def test_initial_weights_are_those_before_training() -> None:
     one = trainer()
     before = {name: value.detach().clone() for name, value in one.supernet.named_parameters()}
     one.train(2)
-    assert same(one.initial(), before)
-    assert not same(one.initial(), dict(one.supernet.named_parameters()))
+    assert same(one.initial, before)
+    assert not same(one.initial, dict(one.supernet.named_parameters()))
 
 
 def test_augmented_batches_are_a_function_of_the_step_too() -> None:

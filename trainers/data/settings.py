@@ -63,6 +63,14 @@ class DataSettings(BaseModel):
     def test_paths(self) -> tuple[Path, ...]:
         return expanded(self.test_path)
 
+    def from_anywhere(self) -> Self:
+        """The same for a process that works in another folder: its paths are absolute."""
+        absolute = {
+            field: tuple(path.absolute() for path in expanded(getattr(self, field))) or None
+            for field in ("path", "test_path")
+        }
+        return self.model_copy(update=absolute)
+
 
 def expanded(paths: Paths) -> tuple[Path, ...]:
     """One path or several as a tuple, ``~`` replaced."""

@@ -36,7 +36,7 @@ def trainer(data: Data) -> OneShotTrainer:
 @pytest.fixture
 def bench(trainer: OneShotTrainer) -> Bench:
     return Bench(
-        trainer.space, trainer.data, 0, batch_size=50, supernet=trainer.supernet, initial=trainer.initial()
+        trainer.space, trainer.data, 0, batch_size=50, supernet=trainer.supernet, initial=trainer.initial
     )
 
 

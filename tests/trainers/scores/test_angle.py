@@ -331,13 +331,13 @@ def trained(data: Data) -> OneShotTrainer:
 
 def bench_of(trainer: OneShotTrainer) -> Bench:
     return Bench(
-        trainer.space, trainer.data, 0, batch_size=32, supernet=trainer.supernet, initial=trainer.initial()
+        trainer.space, trainer.data, 0, batch_size=32, supernet=trainer.supernet, initial=trainer.initial
     )
 
 
 @pytest.mark.parametrize("parts", ["all", "searched"])
 def test_a11_all_cells_of_a_trained_supernet(trained: OneShotTrainer, parts: str) -> None:
-    initial = trained.initial()
+    initial = trained.initial
     everything = list(trained.space.enumerate())
     table = AngleTable.of(trained.supernet, initial, parts)  # type: ignore[arg-type]
     started = time.process_time()
@@ -375,7 +375,7 @@ def test_inner_products_are_computed_once_for_a_bench(data: Data, monkeypatch: p
 
 
 def test_what_cannot_be_used(trained: OneShotTrainer) -> None:
-    initial = trained.initial()
+    initial = trained.initial
     name = next(iter(initial))
     for wrong in ({}, {**initial, name: initial[name][:1]}, {**initial, "other": initial[name]}):
         with pytest.raises(UserError, match="the parameters of this supernet"):
