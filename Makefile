@@ -9,11 +9,13 @@ READY := $(VENV)/.ready
 quickstart: ready  ## install, search twelve small networks through Ray Tune, rank them
 	$(BIN)/weft search quickstart
 
+# Plain tests share the cores; those that share a Ray, or start servers and clusters, have the machine to themselves.
 test: ready  ## the plain and the shared-Ray tier
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 -m "not slow and not ray"
+	$(BIN)/python -m pytest -q -m "ray and not slow"
 
-test-all: ready  ## all tiers: also clusters, servers and whole searches
-	$(BIN)/python -m pytest
+test-all: test  ## all tiers: also clusters, servers and whole searches
+	$(BIN)/python -m pytest -q -m slow
 
 lint: ready
 	$(BIN)/ruff check .

@@ -297,6 +297,7 @@ def test_a_folder_with_the_nearest_name(folder_recipe: Path, refused: Refused) -
 # In processes of their own, and on Ray ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -188,7 +188,13 @@ def test_ray_equals_local(shared_ray: None, tmp_path: Path, undisturbed: Grid, c
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("moment", ["first epoch", "last at the barrier", "last epoch"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "first epoch",
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("last at the barrier", "last epoch")),
+    ],
+)
 def test_a_killed_trial_goes_on(shared_ray: None, recipe: Recipe, undisturbed: Grid, moment: str) -> None:
     grid = new_grid(recipe)
     waiting: set[int] = set()
@@ -213,6 +219,7 @@ def test_a_killed_trial_goes_on(shared_ray: None, recipe: Recipe, undisturbed: G
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_candidate_whose_process_always_dies_fails_alone(shared_ray: None, tmp_path: Path) -> None:
     grid = new_grid(small_recipe(tmp_path, retries=1))
     deaths = 0
@@ -233,6 +240,7 @@ def test_a_candidate_whose_process_always_dies_fails_alone(shared_ray: None, tmp
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_candidate_whose_process_dies_while_it_starts_fails_alone(shared_ray: None, tmp_path: Path) -> None:
     """Tune gives such a trial up at once, without trying it again; weft does."""
     grid = new_grid(small_recipe(tmp_path, retries=1))
@@ -256,6 +264,7 @@ def test_a_fault_of_storage_ends_a_search_on_ray(shared_ray: None, recipe: Recip
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_no_numbers_fail_under_asha_too(shared_ray: None, tmp_path: Path) -> None:
     training = {"epochs": 2, "batch_size": 32, "lr": 1e30}
     grid = new_grid(small_recipe(tmp_path, training=training, stopping={"kind": "asha", "eta": 2}))

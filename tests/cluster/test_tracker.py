@@ -290,6 +290,7 @@ def test_artifacts_of_the_parent(new_run: Callable[..., Path]) -> None:
     assert list(frame["metrics.validation_accuracy"].round(3).dropna()) == [0.5, 0.3, 0.6, 0.4, 0.7]
 
 
+@pytest.mark.slow
 def test_a_moved_run_goes_on_in_its_own_database(new_run: Callable[..., Path]) -> None:
     run = new_run("before", tracking_uri=None)
     commit(run, SEGMENTS[:1])
@@ -538,6 +539,7 @@ def test_the_process_follows_a_search_to_its_end(new_run: Callable[..., Path]) -
     assert read_back(run)["parent"]["status"] == "FINISHED"
 
 
+@pytest.mark.slow
 def test_the_process_ends_after_its_driver_and_on_sigterm(new_run: Callable[..., Path]) -> None:
     run = new_run()
     commit(run)
@@ -585,6 +587,7 @@ def is_zombie(pid: int) -> bool:
         return True
 
 
+@pytest.mark.slow
 def test_drain_gives_up_at_once_on_an_altered_ledger(new_run: Callable[..., Path]) -> None:
     run = new_run()
     commit(run, SEGMENTS[:1])
@@ -628,6 +631,7 @@ def test_a_server_that_is_down_is_refused(closed_port: int) -> None:
     assert f"http://127.0.0.1:{closed_port}" in text
 
 
+@pytest.mark.slow
 def test_a_server_that_is_silent_is_refused(silent_port: int) -> None:
     assert "5 s" in refusal(f"http://127.0.0.1:{silent_port}", 25)
 
