@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 from networks.errors import UserError
 from networks.network import Network
-from trainers.data import Data
+from trainers.data import Data, ReadsAhead
 from trainers.schedule import cosine_rate
 
+AHEAD = 2  # batches that are read before they are asked for, where the data can
 CHECK_EVERY = 50  # steps between looks at the loss: a look waits for the device
 
 
@@ -128,6 +129,9 @@ class Trainer:
 
     def _train_step(self) -> tuple[Tensor, Tensor, int]:
         settings = self.settings
+        if isinstance(self.data, ReadsAhead):
+            coming = range(self.step, min(self.step + 1 + AHEAD, self.total_steps))
+            self.data.read_ahead(self.seed, coming, settings.batch_size)
         x, y = self.data.train_batch(self.seed, self.step, settings.batch_size)
         self.network.new_step(self.seed, self.step)
         for group in self.optimizer.param_groups:

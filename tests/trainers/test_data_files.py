@@ -308,6 +308,33 @@ def test_workers_and_order_of_asking_change_nothing(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_read_ahead_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    write_folder(tmp_path)
+    plain, ahead = folder(tmp_path, workers=0), folder(tmp_path, workers=workers)
+    read: list[int] = []
+    submit = ahead._submit_step
+
+    def noted(seed: int, step: int, batch_size: int) -> object:
+        read.append(step)
+        return submit(seed, step, batch_size)
+
+    monkeypatch.setattr(ahead, "_submit_step", noted)
+    for coming in ([1, 4], [4, 2], [2, 9]):  # 9 is announced and then forgotten
+        ahead.read_ahead(0, coming, 5)
+        assert set(coming) <= set(read) or not workers
+        step = coming[0]
+        for one, two in zip(plain.train_batch(0, step, 5), ahead.train_batch(0, step, 5), strict=True):
+            assert torch.equal(one, two)
+    ahead.read_ahead(0, [3], 5)
+    assert len(ahead._coming) == (1 if workers else 0)
+    ahead.train_batch(0, 3, 5)
+    ahead.train_batch(0, 5, 5)
+    assert read == ([1, 4, 2, 9, 3, 5] if workers else [1, 4, 2, 3, 5])
+
+
 def test_small_images_are_enlarged_and_centre_crop_cuts_the_border(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

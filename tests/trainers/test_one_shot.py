@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 import torch
@@ -25,12 +25,13 @@ from networks.spaces.chain import ShuffleNetSettings, ShuffleNetSpace, SmallChai
 from networks.spaces.choices import ChoiceSpace
 from networks.spaces.nasbench201 import NasBench201Settings, NasBench201Space
 from trainers import one_shot
-from trainers.data import Augment, DataSettings, Split
+from trainers.data import Augment, Batch, DataSettings, Split
 from trainers.data.tensors import Part, Source, TensorData
 from trainers.one_shot import Alone, Group, MacBins, OneShotSettings, OneShotTrainer, shares
 from trainers.schedule import cosine_rate, linear_rate
 from trainers.training import Diverged
 
+Made = TypeVar("Made", bound=TensorData)
 IMAGE, CLASSES = Shape(3, 8, 8), 4
 CELLS = NasBench201Space(NasBench201Settings(channels=4, cells=1), IMAGE, CLASSES)
 CHAIN = SmallChainSpace(SmallChainSettings(channels=4, head_channels=8), IMAGE, CLASSES)
@@ -41,7 +42,9 @@ SPACES: list[ChoiceSpace] = [CELLS, CHAIN, SHUFFLE]
 over_spaces = pytest.mark.parametrize("space", SPACES, ids=lambda space: space.kind)
 
 
-def made(train: int = 64, validation: int = 12, augment: Augment | None = None) -> TensorData:
+def made(
+    train: int = 64, validation: int = 12, augment: Augment | None = None, kind: type[Made] = TensorData
+) -> Made:
     """Images of noise, no two alike, whose first row is dark or bright by class."""
     draws = torch.Generator().manual_seed(0)
     parts = {}
@@ -51,7 +54,7 @@ def made(train: int = 64, validation: int = 12, augment: Augment | None = None) 
         images[:, :, 0] = (60 * labels).view(-1, 1, 1).to(torch.uint8)
         parts[split] = Part(images, labels)
     source = Source(tuple("abcd"), parts)  # type: ignore[arg-type]
-    return TensorData(source, DataSettings(test=0, augment=augment or Augment()))
+    return kind(source, DataSettings(test=0, augment=augment or Augment()))
 
 
 DATA = made()
@@ -323,6 +326,47 @@ def test_digests_do_not_depend_on_the_number_of_members(space: ChoiceSpace, memb
         results = list(pool.map(follow, range(members)))
     for digest, found, state in results:
         assert digest == alone.digest() and found == report and same(state, alone.state()[0])
+
+
+class Announced(TensorData):
+    """Images whose batches are only given to who announced them; counts the announcements."""
+
+    def to(self, device: object) -> "Announced":
+        self.coming: set[int] = set()
+        self.announced = Counter[int]()
+        return self
+
+    def read_ahead(self, seed: int, steps: Sequence[int], batch_size: int) -> None:
+        self.announced.update(set(steps) - self.coming)
+        self.coming = set(steps)
+
+    def train_batch(self, seed: int, step: int, batch_size: int) -> Batch:
+        self.coming.remove(step)
+        return super().train_batch(seed, step, batch_size)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_members_announce_their_own_batches_alone(rank: int) -> None:
+    """What is read ahead is used, whoever has which path: nothing is decoded twice or in vain."""
+    data = made(kind=Announced)
+    one = trainer(data=data, steps=6, paths_per_step=7)
+    for step in range(6):
+        paths = one.paths(step)
+        owners = shares([CELLS.cost(genes).activations for genes in paths], 3)
+        one._read_ahead([path for path, owner in enumerate(owners) if owner == rank], Seat(rank, 3))
+        for path, owner in enumerate(owners):
+            if owner == rank:
+                one.contribution(path)
+        one.step += 1
+    assert not data.coming and set(data.announced.values()) == {1}
+
+
+class Seat(NamedTuple):
+    rank: int
+    size: int
+
+    def gather(self, own: Sequence[Tensor], sizes: Sequence[int], owners: Sequence[int]) -> list[Tensor]:
+        raise AssertionError("nobody else is there")
 
 
 def test_members_share_the_work() -> None:

@@ -1,6 +1,6 @@
 """What every data set is to those who train on it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Protocol, Self, runtime_checkable
 
 import torch
@@ -52,6 +52,16 @@ class Data(Protocol):
     def batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
         """All images of a split, in order and not augmented; the last batch may be smaller. `UserError`
         where the split is empty."""
+        ...
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """Data that gains from knowing which training batches come next."""
+
+    def read_ahead(self, seed: int, steps: Sequence[int], batch_size: int) -> None:
+        """These steps are asked for next, in this order; what was announced before and is not among them is
+        forgotten. Changes no batch: one that was not announced is read when it is asked for."""
         ...
 
 

@@ -37,7 +37,7 @@ FOLDERS: dict[Split, tuple[str, ...]] = {
 DEFAULT_SIZE = 224
 DEFAULT_CENTER = 0.875  # of the short side: 224 out of 256, as ImageNet is usually measured
 MEASURED = 512  # training images that mean and standard deviation are taken from
-AHEAD = 2  # batches that are decoded before they are asked for
+AHEAD = 2  # batches of a held-out split that are decoded before they are asked for
 
 
 class Files(NamedTuple):
@@ -87,17 +87,22 @@ class FolderData:
     def steps_per_epoch(self, batch_size: int) -> int:
         return full_steps(self.sizes["train"], batch_size)
 
-    def train_batch(self, seed: int, step: int, batch_size: int) -> Batch:
-        self.steps_per_epoch(batch_size)
-        ahead = AHEAD if self._decoders.workers else 0
-        wanted = [(seed, coming, batch_size) for coming in range(step, step + ahead + 1)]
+    def read_ahead(self, seed: int, steps: Sequence[int], batch_size: int) -> None:
+        if not self._decoders.workers:
+            return
+        wanted = [(seed, step, batch_size) for step in steps]
         for key in [key for key in self._coming if key not in wanted]:
             for future in self._coming.pop(key):
                 future.cancel()
         for key in wanted:
             if key not in self._coming:
                 self._coming[key] = self._submit_step(*key)
-        images = self._collect(self._coming.pop(wanted[0]))
+
+    def train_batch(self, seed: int, step: int, batch_size: int) -> Batch:
+        self.steps_per_epoch(batch_size)
+        key = (seed, step, batch_size)
+        coming = self._coming.pop(key) if key in self._coming else self._submit_step(*key)
+        images = self._collect(coming)
         labels = self._splits["train"].labels[self._order.batch(seed, step, batch_size)]
         return vary(images, self._normalise, self._augment, seed, step), labels.to(self._device)
 

@@ -48,6 +48,10 @@ class Validation:
     def needs_supernet(self) -> bool:
         return True
 
+    @property
+    def needs_batches(self) -> int:
+        return 0 if self.name == "accuracy_unrecalibrated" else 1  # they may repeat
+
     def supports(self, space: ChoiceSpace) -> bool:
         return True
 

@@ -138,6 +138,10 @@ class Angle:
     def needs_supernet(self) -> bool:
         return True
 
+    @property
+    def needs_batches(self) -> int:
+        return 0
+
     def supports(self, space: ChoiceSpace) -> bool:
         return True
 

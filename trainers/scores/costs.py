@@ -18,6 +18,7 @@ class Cost:
 
     name: Literal["params", "macs"]
     needs_supernet: ClassVar[bool] = False
+    needs_batches: ClassVar[int] = 0
 
     def supports(self, space: ChoiceSpace) -> bool:
         return True

@@ -1,5 +1,7 @@
 """What a score is: a function that ranks candidates of a space. Higher is always better."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -7,6 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from networks.counters import counter_seed
+from networks.errors import UserError
 from networks.network import Network, build_network
 from networks.spaces.choices import ChoiceSpace
 from networks.spaces.space import Genes
@@ -16,6 +19,8 @@ from trainers.data import Batch, Data
 # What a candidate gets that cannot be scored: a dead one, a singular kernel, no finite number. Finite, so
 # that it goes through JSON, databases and sorting as any number does.
 WORST = -1e30
+
+KEPT = 2**29  # numbers: 2 GiB of images
 
 
 @dataclass
@@ -47,9 +52,14 @@ class Bench:
         """The batch of this number, from the training split, augmented; the same at every call."""
         return self.data.train_batch(counter_seed(self.seed, "scores"), number, self.batch_size)
 
+    @property
+    def validation(self) -> Iterable[Batch]:
+        """The whole validation split, in order; kept in memory where it is small."""
+        numbers = self.data.sizes["validation"] * math.prod(self.data.image)
+        return self.data.batches("validation", self.batch_size) if numbers > KEPT else self._validation
+
     @cached_property
-    def validation(self) -> list[Batch]:
-        """The whole validation split, in order."""
+    def _validation(self) -> list[Batch]:
         return list(self.data.batches("validation", self.batch_size))
 
 
@@ -67,6 +77,19 @@ class Score(Protocol):
     @property
     def needs_supernet(self) -> bool: ...
 
+    @property
+    def needs_batches(self) -> int:
+        """Training batches of different images that it takes."""
+        ...
+
     def supports(self, space: ChoiceSpace) -> bool: ...
 
     def __call__(self, bench: Bench, genes: Genes) -> float: ...
+
+
+def check_batches(score: Score, data: Data, batch_size: int) -> None:
+    """Raise `UserError` where the training split has fewer full batches than the score takes."""
+    if score.needs_batches and data.steps_per_epoch(batch_size) < score.needs_batches:
+        most = data.sizes["train"] // score.needs_batches
+        fix = f"{score.name} compares {score.needs_batches} batches of different images."
+        raise UserError("batch_size", batch_size, f"at most {most}", fix)

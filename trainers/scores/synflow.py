@@ -19,6 +19,10 @@ class SynFlow(UntrainedScore):
 
     name = "synflow"
 
+    @property
+    def needs_batches(self) -> int:
+        return 0
+
     def measure(self, bench: Bench, network: Network) -> float:
         image = torch.ones(1, *bench.space.template.image, dtype=torch.float64, device=bench.device)
         return float(synaptic_flow(linearised(network), image).log())

@@ -29,6 +29,10 @@ class UntrainedScore(ABC):
     name: ClassVar[str]
     needs_supernet: ClassVar[bool] = False
 
+    @property
+    def needs_batches(self) -> int:
+        return 1
+
     def supports(self, space: ChoiceSpace) -> bool:
         return True
 

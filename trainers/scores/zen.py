@@ -33,6 +33,10 @@ class Zen(UntrainedScore):
         if self.repeats < 1:
             raise UserError("repeats", self.repeats, "1 or more")
 
+    @property
+    def needs_batches(self) -> int:
+        return 0
+
     def measure(self, bench: Bench, network: Network) -> float:
         shape = (bench.batch_size, *bench.space.template.image)
         scores = []

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from networks.errors import UserError
 from networks.network import Network
-from trainers.scores.score import Bench
+from trainers.scores.score import Bench, check_batches
 from trainers.scores.untrained import UntrainedScore, loss_gradients
 
 
@@ -28,11 +28,12 @@ class ZiCo(UntrainedScore):
         if self.batches < 2:
             raise UserError("batches", self.batches, "2 or more: one batch has no deviation")
 
+    @property
+    def needs_batches(self) -> int:
+        return self.batches
+
     def measure(self, bench: Bench, network: Network) -> float:
-        if bench.data.steps_per_epoch(bench.batch_size) < self.batches:
-            most = bench.data.sizes["train"] // self.batches
-            fix = f"zico compares {self.batches} batches of different images."
-            raise UserError("batch_size", bench.batch_size, f"at most {most}", fix)
+        check_batches(self, bench.data, bench.batch_size)
         gradients = [
             [g for _, g in loss_gradients(network, bench.batch(number))] for number in range(self.batches)
         ]

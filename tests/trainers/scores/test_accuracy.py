@@ -1,5 +1,7 @@
 """Validation accuracy and loss of a path, on recalibrated and on running statistics."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -11,6 +13,7 @@ from trainers.data import Data, DataSettings, open_data
 from trainers.one_shot import OneShotSettings, OneShotTrainer
 from trainers.recalibration import recalibrated
 from trainers.scores import accuracy as accuracy_module
+from trainers.scores import score
 from trainers.scores.accuracy import Validation
 from trainers.scores.score import WORST, Bench
 from trainers.scores.testing import check_score
@@ -43,6 +46,14 @@ def bench(trainer: OneShotTrainer) -> Bench:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_scores_keep_the_promises(name: str, bench: Bench) -> None:
     check_score(Validation(name), bench, LIVE, DEAD)  # type: ignore[arg-type]
+
+
+def test_many_validation_images_are_not_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Validation("loss")(bench, LIVE[0])
+    monkeypatch.setattr(score, "KEPT", 0)
+    other = dataclasses.replace(bench)
+    assert Validation("loss")(other, LIVE[0]) == kept
+    assert "_validation" not in vars(other) and "_validation" in vars(bench)
 
 
 @pytest.mark.parametrize("genes", LIVE)

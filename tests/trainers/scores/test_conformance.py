@@ -106,7 +106,7 @@ def test_an_unknown_score_is_refused() -> None:
 class Picky:
     """Supports chains alone."""
 
-    name, needs_supernet = "picky", False
+    name, needs_supernet, needs_batches = "picky", False, 0
 
     def supports(self, space: ChoiceSpace) -> bool:
         return not isinstance(space, NasBench201Space)
@@ -136,7 +136,7 @@ def test_spaces_without_choices_are_refused() -> None:
 
 
 class Misbehaving:
-    name, needs_supernet = "misbehaving", True
+    name, needs_supernet, needs_batches = "misbehaving", True, 0
 
     def __init__(self, way: str) -> None:
         self.way, self.calls = way, 0
