@@ -8,7 +8,7 @@ the weights after a step do not depend on how many replicas there are.
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Literal, NamedTuple, Protocol
 
@@ -21,8 +21,8 @@ from networks.counters import counter_random
 from networks.errors import UserError
 from networks.spaces.choices import ChoiceSpace
 from networks.spaces.space import Genes
-from networks.supernet import build_supernet
-from trainers.data import Data, Relabelled
+from networks.supernet import Supernet, build_supernet
+from trainers.data import Data, ReadsAhead, Relabelled
 from trainers.schedule import cosine_rate, linear_rate
 from trainers.training import Diverged, parameter_groups
 
@@ -139,8 +139,10 @@ class OneShotTrainer:
     ) -> None:
         self.space, self.settings, self.seed = space, settings, seed
         self.device = torch.device(device)
+        mixes = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        check_possible(settings, data, device, mixes)
+        self._mixed = mixes and settings.precision != "float32"
         self.data = labelled(data, settings, seed).to(self.device)
-        self.data.steps_per_epoch(settings.batch_size)
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self._memory_format = layout
         supernet = build_supernet(space, seed).to(self.device, memory_format=layout)  # type: ignore[call-overload]
@@ -152,10 +154,6 @@ class OneShotTrainer:
             momentum=settings.momentum,
             nesterov=settings.nesterov,
         )
-        cuda = self.device.type == "cuda"
-        if settings.precision == "mixed" and not (cuda and torch.cuda.is_bf16_supported()):
-            raise UserError("supernet.precision", "mixed", f"auto or float32 on {self.device}")
-        self._mixed = cuda and settings.precision != "float32" and torch.cuda.is_bf16_supported()
         self._layouts: dict[Genes, Layout] = {}
         self.step = 0
 
@@ -200,21 +198,40 @@ class OneShotTrainer:
     def train_step(self, group: Group) -> float:
         """One step; its mean loss."""
         paths = self.paths(self.step)
-        # A pass takes as long as the activations it writes (r2 0.7 over NAS-Bench-201's paths on a CPU; 0.4
-        # for multiply-adds). Shared out in turn, two members would wait for each other a tenth of the time.
-        owners = shares([self.space.cost(genes).activations for genes in paths], group.size)
-        own = [self.contribution(path) for path, owner in enumerate(owners) if owner == group.rank]
+        owners = self._owners(paths, group)
+        mine = [path for path, owner in enumerate(owners) if owner == group.rank]
+        self._read_ahead(mine, group)
+        own = [self.contribution(path) for path in mine]
         layouts = [self.layout(genes) for genes in paths]
         return self.apply(layouts, group.gather(own, [layout.size for layout in layouts], owners))
+
+    def _owners(self, paths: Sequence[Genes], group: Group) -> list[int]:
+        # A pass takes as long as the activations it writes (r2 0.7 over NAS-Bench-201's paths on a CPU; 0.4
+        # for multiply-adds). Shared out in turn, two members would wait for each other a tenth of the time.
+        return shares([self.space.cost(genes).activations for genes in paths], group.size)
+
+    def _read_ahead(self, mine: Sequence[int], group: Group) -> None:
+        """Announce this member's batches of this step and of the next."""
+        if not isinstance(self.data, ReadsAhead):
+            return
+        coming = [self._batch(self.step, path) for path in mine]
+        if self.step + 1 < self.settings.steps:
+            owners = self._owners(self.paths(self.step + 1), group)
+            coming += [
+                self._batch(self.step + 1, path) for path, owner in enumerate(owners) if owner == group.rank
+            ]
+        self.data.read_ahead(self.seed, coming, self.settings.batch_size)
+
+    def _batch(self, step: int, path: int) -> int:
+        """Every path has a mini-batch of its own: its number among the training batches."""
+        return step * self.settings.paths_per_step + path
 
     def contribution(self, path: int) -> Tensor:
         """The flat buffer of one path of the coming step. Leaves weights and statistics as they were."""
         settings = self.settings
         genes = self._path(self.step, path)
         layout = self.layout(genes)
-        x, y = self.data.train_batch(
-            self.seed, self.step * settings.paths_per_step + path, settings.batch_size
-        )
+        x, y = self.data.train_batch(self.seed, self._batch(self.step, path), settings.batch_size)
         before = [buffer.clone() for buffer in layout.buffers]
         if not self.supernet.training:  # the walk through all modules takes as long as a small pass
             self.supernet.train()
@@ -298,13 +315,7 @@ class OneShotTrainer:
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, int]) -> None:
         """Go on from a saved state. Raises KeyError or RuntimeError when it is of another supernet."""
-        # Not by load_state_dict: torch adds a num_batches_tracked to batch normalisations that keep none.
-        with torch.no_grad():
-            for name, tensor in self.supernet.state_dict().items():
-                saved = tensors[f"supernet.{name}"]
-                if saved.shape != tensor.shape:
-                    raise RuntimeError(f"{name} is {tuple(saved.shape)} there and {tuple(tensor.shape)} here")
-                tensor.copy_(saved)
+        load_weights(self.supernet, tensors)
         self.optimizer.state.clear()
         for name, parameter in self.supernet.named_parameters():
             momentum = tensors.get(f"momentum.{name}")
@@ -327,8 +338,32 @@ def labelled(data: Data, settings: OneShotSettings, seed: int) -> Data:
     """The data with the labels that the settings ask for."""
     if settings.labels == "true":
         return data
-    if not isinstance(data, Relabelled):
+    assert isinstance(data, Relabelled), "check_possible refuses it"
+    return data.with_random_labels(seed)
+
+
+def check_possible(settings: OneShotSettings, data: Data, device: str, mixes: bool) -> None:
+    """Raise `UserError` for settings that this data cannot follow, or the device. `mixes`: whether it computes
+    in bfloat16. Looks at no device, so that it can be asked where there is none."""
+    if settings.labels == "random" and not isinstance(data, Relabelled):
         raise UserError(
             "supernet.labels", "random", "true for this data set", "It cannot be given other labels."
         )
-    return data.with_random_labels(seed)
+    if settings.precision == "mixed" and not mixes:
+        raise UserError("supernet.precision", "mixed", f"auto or float32 on {device}")
+    try:
+        data.steps_per_epoch(settings.batch_size)
+    except UserError as error:
+        raise error.under("supernet") from None
+
+
+@torch.no_grad()
+def load_weights(supernet: Supernet, tensors: Mapping[str, Tensor]) -> None:
+    """Give a supernet the weights and statistics of a saved state (`OneShotTrainer.state`). Raises KeyError
+    or RuntimeError when it is of another supernet."""
+    # Not by load_state_dict: torch adds a num_batches_tracked to batch normalisations that keep none.
+    for name, tensor in supernet.state_dict().items():
+        saved = tensors[f"supernet.{name}"]
+        if saved.shape != tensor.shape:
+            raise RuntimeError(f"{name} is {tuple(saved.shape)} there and {tuple(tensor.shape)} here")
+        tensor.copy_(saved)
