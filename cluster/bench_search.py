@@ -3,7 +3,6 @@
 import json
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -16,10 +15,11 @@ from rich.text import Text
 
 from cluster.pictures import FAINT, INK, SETTING_COLOURS, save_figure
 from cluster.progress import PLAIN_EVERY, clock
+from cluster.search_loop import Rounds
 from networks.counters import counter_seed
 from networks.errors import UserError
 from networks.spaces.space import Genes
-from searchers.constraints import ANYTHING, Feasible
+from searchers.constraints import ANYTHING, STATIC, Feasible
 from searchers.problem import Objective, Problem
 from searchers.random_search import RandomSettings
 from searchers.searcher import Candidate, Evaluation, Searcher
@@ -41,25 +41,22 @@ class Settings(Protocol):
 
 
 def queries(
-    searcher: Searcher, evaluate: Callable[[Genes], Evaluation], in_flight: int = 1
+    searcher: Searcher, evaluate: Callable[[Genes], Evaluation], in_flight: int = 1, round_size: int = 1
 ) -> Iterator[Genes]:
-    """Drive a searcher to its end: its candidates in ask order, each before it is told.
-
-    Ask i happens after exactly the tells up to i - in_flight (DESIGN 4.1), so that a table gives what a
-    pool with as many candidates in flight gives.
-    """
-    flying: deque[Genes] = deque()
-    while True:
-        flying.extend(searcher.ask(in_flight - len(flying)))
-        if not flying:
-            return
-        genes = flying.popleft()
-        yield genes
-        searcher.tell([evaluate(genes)])
+    """Drive a searcher to its end: its candidates in ask order, each before it is told. Asks and tells
+    alternate as in a search with this `round` and `in_flight` (cluster/search_loop.py)."""
+    rounds = Rounds(searcher, round_size, in_flight // round_size)
+    rounds.fill()
+    while rounds.open:
+        genes = rounds.open.popleft()
+        yield from genes
+        searcher.tell([evaluate(one) for one in genes])
+        rounds.fill()
 
 
 class TableEvaluator:
-    """Evaluations from a table. A candidate that it lacks, or one without the metrics needed, failed.
+    """Evaluations from a table, with static costs. A candidate that it lacks, or one without the metrics
+    needed, failed.
 
     An evaluation is made once and given again: its id does not count the asks.
     """
@@ -77,28 +74,34 @@ class TableEvaluator:
         return made
 
     def _evaluate(self, genes: Genes) -> Evaluation:
-        candidate = Candidate.of("table", self._table.space.digest, genes, 0)
-        if genes not in self._table:
-            return Evaluation(candidate=candidate, status="failed", reason="the table does not hold it")
-        metrics = self._table.metrics(genes)
-        lacking = [name for name in self._needed if name not in metrics]
-        if lacking:
-            reason = f"the table holds no {', '.join(lacking)} of it"
-            return Evaluation(candidate=candidate, status="failed", reason=reason)
-        return Evaluation(candidate=candidate, status="ok", metrics={n: metrics[n] for n in self._needed})
+        space = self._table.space
+        candidate = Candidate.of("table", space.digest, genes, 0)
+        found = self._table.find(genes, self._needed)
+        if found.reason:
+            return Evaluation(candidate=candidate, status="failed", reason=found.reason)
+        metrics = {**space.cost(genes)._asdict(), **found.metrics}
+        return Evaluation(candidate=candidate, status="ok", metrics=metrics)
 
 
 class Contest(NamedTuple):
     """What searchers are compared at. They choose by `objective`, and the regret of what they chose is told
-    in `reported`, which may be another metric: chosen after 12 epochs, judged after 200."""
+    in `reported`, which may be another metric: chosen after 12 epochs, judged after 200. `others`: what a
+    searcher with several objectives has beside the first. `known`: what it is told before it is asked."""
 
     table: Table
     objective: Objective
     reported: Objective
     feasible: Feasible = ANYTHING
+    others: tuple[Objective, ...] = ()
+    known: Sequence[Evaluation] = ()
 
     def evaluator(self) -> TableEvaluator:
-        return TableEvaluator(self.table, (self.objective.metric, self.reported.metric))
+        others = [one.metric for one in self.others]
+        columns = [name for name in others if name in self.table.names or name not in STATIC]
+        return TableEvaluator(self.table, (self.objective.metric, self.reported.metric, *columns))
+
+    def problem(self, seed: int) -> Problem:
+        return Problem(self.table.space, (self.objective, *self.others), seed, self.feasible)
 
     def extremes(self) -> tuple[float, float]:
         """The worst and the best reported value, higher being better, of what may be chosen."""
@@ -111,13 +114,19 @@ class Contest(NamedTuple):
 
 
 def regret_curve(
-    searcher: Searcher, contest: Contest, evaluate: TableEvaluator, *, budget: int, in_flight: int
+    searcher: Searcher,
+    contest: Contest,
+    evaluate: TableEvaluator,
+    *,
+    budget: int,
+    in_flight: int,
+    round_size: int = 1,
 ) -> np.ndarray:
     """The reported value of the chosen candidate after 1, 2, ... evaluations: float64 (budget,), NaN before
     the first that did not fail. A searcher that ends earlier keeps what it has."""
     curve = np.full(budget, math.nan)
     best, chosen, count = -math.inf, math.nan, 0
-    for genes in queries(searcher, evaluate, in_flight):
+    for genes in queries(searcher, evaluate, in_flight, round_size):
         one = evaluate(genes)
         value = contest.objective.value(one)
         if value > best:
@@ -139,9 +148,11 @@ def bench_search(
     console: Console,
     folder: Path,
     in_flight: int = 1,
+    round_size: int = 1,
     first_seed: int = 0,
 ) -> dict[str, Any]:
     """Run a searcher and random search with every seed, write picture and report, return the report.
+    `in_flight` and `round_size` are the recipe's, and the searcher alone is told what is known.
 
     The regret of a run that has found nothing yet counts as that of the worst candidate. Bands: 95 %
     bootstrap intervals of the mean over the seeds.
@@ -158,6 +169,7 @@ def bench_search(
         "first_seed": first_seed,
         "budget": budget,
         "in_flight": in_flight,
+        "round": round_size,
         "methods": {},
     }
     evaluate = contest.evaluator()
@@ -166,10 +178,11 @@ def bench_search(
             regrets = np.empty((seeds, budget))
             started = time.perf_counter()
             for number in range(seeds):
-                seed = first_seed + number
-                problem = Problem(contest.table.space, (contest.objective,), seed, contest.feasible)
+                searcher = method.build(contest.problem(first_seed + number))
+                if contest.known and method is settings:
+                    searcher.tell(contest.known)
                 curve = regret_curve(
-                    method.build(problem), contest, evaluate, budget=budget, in_flight=in_flight
+                    searcher, contest, evaluate, budget=budget, in_flight=in_flight, round_size=round_size
                 )
                 regrets[number] = top - np.where(np.isnan(curve), worst, curve)
                 ticker.ran(name, float(regrets[: number + 1, -1].mean()))

@@ -8,6 +8,10 @@ import hashlib
 import json
 import logging
 import os
+import platform
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +23,7 @@ from networks.architecture import digest_of
 log = logging.getLogger(__name__)
 
 KEPT = 2
+STALE_S = 3600.0  # nobody writes a draft for so long
 
 
 class Checkpoint(NamedTuple):
@@ -50,6 +55,10 @@ class CheckpointStore:
         for old in set(stored) - set(kept):
             for path in self._files(old)[::-1]:
                 path.unlink(missing_ok=True)
+        for draft in self.folder.glob(".*.draft"):  # of processes that were killed while they wrote
+            with suppress(FileNotFoundError):
+                if time.time() - draft.stat().st_mtime > STALE_S:
+                    draft.unlink()
 
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint that is whole; an unusable one is named in the log and passed over."""
@@ -82,13 +91,17 @@ class CheckpointStore:
 
 
 def write_atomically(path: Path, body: bytes) -> None:
-    """The file appears whole or not at all, and is there after a power cut."""
-    draft = path.with_name(f".{path.name}.draft")
-    with draft.open("wb") as file:
-        file.write(body)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    """The file appears whole or not at all, and is there after a power cut. Of several writers one wins."""
+    writer = f"{platform.node()}-{os.getpid()}-{threading.get_ident()}"
+    draft = path.with_name(f".{path.name}.{writer}.draft")
+    try:
+        with draft.open("wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 

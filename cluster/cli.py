@@ -11,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ import typer
 from rich.console import Console
 
 from cluster.tables import plain_table, ranking_table, regret_table, scores_table, search_tables
-from networks.errors import UserError
+from networks.errors import CannotGoOn, UserError
 
 app = typer.Typer(
     help="Finds out how a neural network should be wired.",
@@ -69,6 +70,8 @@ def search(
         raise UserError("--address", address, "nothing beside --local, which uses no Ray")
     changes = changes or []
     parsed = load_recipe(recipe, changes)
+    again = [_command(), "search", recipe, *(word for change in changes for word in ("--set", change))]
+    again += ["--local"] * local + (["--address", address] if address else []) + ["--resume"]
     try:
         with naming_recipe(recipe, changes):
             outcome = search(parsed, Place(local, address), err if as_json else out, resume=resume)
@@ -79,10 +82,11 @@ def search(
                 f"{_command()} sync {shlex.quote(str(_relative(stop.run.folder)))}"
             )
             raise typer.Exit(130) from None
-        again = [_command(), "search", recipe, *(word for change in changes for word in ("--set", change))]
-        again += ["--local"] * local + (["--address", address] if address else []) + ["--resume"]
         err.print(f"{stop.run.name} is stopped; all finished epochs are kept. To go on: {shlex.join(again)}")
         raise typer.Exit(130) from None
+    except CannotGoOn as error:
+        _print_stop(error, shlex.join(again))
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         err.print("stopped before the search began; nothing was written")
         raise typer.Exit(130) from None
@@ -217,6 +221,7 @@ def rank(
         print_json(found)
         return
     out.print(scores_table(found["scores"]))
+    print_score_failures(found["scores"])
 
 
 @app.command("bench-search")
@@ -327,6 +332,14 @@ def print_found(found: dict[str, Any], limit: int) -> None:
         out.print(table)
     for reason, number in found["failures"][:5]:
         out.print(f"{number} failed: {reason}", markup=False)
+    print_score_failures(found["scores"])
+
+
+def print_score_failures(scores: Sequence[dict[str, Any]]) -> None:
+    """Which scores of a ranking could not be computed, and why."""
+    for one in scores:
+        for reason, number in one.get("failed", [])[:3]:  # reports of earlier versions have none
+            out.print(f"{one['score']} failed {number} times: {reason}", markup=False)
 
 
 def print_failures(found: dict[str, Any]) -> None:
@@ -361,6 +374,12 @@ class _Log(logging.Handler):
         err.print(self.format(record), markup=False)
 
 
+def _print_stop(error: CannotGoOn, again: str) -> None:
+    """What happened and how to go on, in one line."""
+    text = " ".join(str(error).split())
+    err.print(f"weft: {text}; what is committed is kept. To go on: {again}", markup=False)
+
+
 def main() -> None:
     """Exit status: 0 done, 1 failed, 2 the user's mistake, 130 interrupted."""
     logging.basicConfig(
@@ -376,6 +395,9 @@ def main() -> None:
         for line in str(error).splitlines():
             err.print(f"weft: {line}", markup=False)
         sys.exit(2)
+    except CannotGoOn as error:
+        _print_stop(error, "the same command")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

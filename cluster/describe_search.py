@@ -7,7 +7,7 @@ from cluster.pool import LocalPool
 from cluster.search_plan import SearchPlan
 from cluster.search_recipe import SearchRecipe
 from networks.counters import counter_random
-from searchers.constraints import STATIC, Feasible
+from searchers.constraints import STATIC
 
 SAMPLED = 1000
 PROBED = 3  # candidates, the first of which warms up
@@ -18,8 +18,8 @@ def describe_search(recipe: SearchRecipe) -> dict[str, Any]:
     and scoring would take one replica here, measured on a few. Raises `UserError`."""
     plan = SearchPlan.of(recipe)
     rng = counter_random(recipe.seed, "describe")
-    feasible = Feasible(recipe.constraints, plan.costs)
-    drawn = [plan.space.sample(rng) for _ in range(64 if plan.needs_latency else SAMPLED)]
+    plan.check_measured()
+    drawn = [plan.space.sample(rng) for _ in range(64 if plan.measures else SAMPLED)]
     training, scoring = (0.0, 0.0) if plan.table is not None else _measure(plan)
     steps = 0 if recipe.supernet is None else recipe.supernet.steps
     asks = plan.planned_asks
@@ -30,7 +30,7 @@ def describe_search(recipe: SearchRecipe) -> dict[str, Any]:
         "genes": list(plan.space.positions),
         "choices": [[option.word for option in some] for some in plan.space.options],
         "costs": {cost: list(plan.space.extremes(cost)) for cost in STATIC},
-        "feasible_share": sum(map(feasible, drawn)) / len(drawn),
+        "feasible_share": sum(map(plan.feasible, drawn)) / len(drawn),
         "searcher": recipe.searcher.kind,
         "evaluations": recipe.searcher.most_asks(plan.space),
         "evaluations_with_baseline": asks,

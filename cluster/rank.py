@@ -22,10 +22,10 @@ from networks.architecture import canonical_json, digest_of
 from networks.counters import counter_random
 from networks.errors import UserError
 from networks.spaces.space import Genes
-from searchers.constraints import Feasible
 from trainers.training import TrainingSettings
 
 TRUTH = "standalone_accuracy"
+OPTIONS = {"ranking.table": "--table", "ranking.truth": "--truth", "ranking.scores": "--score"}
 
 
 class Standalone(NamedTuple):
@@ -53,7 +53,7 @@ def rank_scores(
             if isinstance(truth, Standalone):
                 truth = _train(run, recipe, truth, scores, place, console)
             recipe = recipe.model_copy(update={"ranking": truth})
-            plan = SearchPlan.of(recipe, run.folder / LATENCIES)
+            plan = _planned(recipe, run)
             about = [truth.truth, truth.cells, list(truth.scores), str(truth.table)]
             folder = f"rankings/{digest_of(about)[:12]}"
             with connection(recipe, place, console):
@@ -69,6 +69,18 @@ def rank_scores(
         finally:
             run.finish("FINISHED")
     return found
+
+
+def _planned(recipe: SearchRecipe, run: Run) -> SearchPlan:
+    """The run's search with the ranking that the command line gave; refusals name its options."""
+    try:
+        return SearchPlan.of(recipe, run.folder / LATENCIES)
+    except UserError as error:
+        for field, option in OPTIONS.items():
+            if error.field.startswith(field):
+                given = option + error.field.removeprefix(field)
+                raise UserError(given, error.value, error.allowed, error.fix) from None
+        raise
 
 
 def _train(
@@ -119,12 +131,13 @@ def _trained(grid: Recipe, place: Place, console: Console) -> Run:
 def drawn(plan: SearchPlan, number: int) -> list[Genes]:
     """Different random candidates of the plan's space that meet its constraints."""
     rng = counter_random(plan.recipe.seed, "standalone")
-    feasible = Feasible(plan.recipe.constraints, plan.costs)
+    feasible = plan.feasible
     found: dict[Genes, None] = {}
     for _ in range(100 * number):
         if len(found) == min(number, plan.space.size):
             break
         found[feasible.sample(plan.space, rng)] = None
+    plan.latencies.flush()
     return list(found)
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from cluster.ledger import Ledger, Row, RowStatus
 from cluster.trial import Report
 from networks.complexity import Complexity
+from networks.errors import UserError
 from searchers.searcher import Candidate
 
 
@@ -40,8 +41,13 @@ class Recorder:
         return self.write([self._row(rung, report, status) for report, status in outcomes])
 
     def write(self, rows: list[Row]) -> list[Row]:
-        """Commit these rows as the next segment."""
-        self._ledger.append_at(self._segments, rows)
+        """Commit these rows as the next segment. Raises `UserError` when another process took its place."""
+        try:
+            self._ledger.append_at(self._segments, rows)
+        except FileExistsError as error:
+            fix = "Another process is driving this run: let it end, or end it."
+            folder = str(self._ledger.folder)
+            raise UserError("ledger", folder, "a ledger that one process writes", fix) from error
         self._segments += 1
         for row in rows:
             self._recorded[row.candidate.ask_index] = row.epoch

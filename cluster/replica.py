@@ -43,7 +43,8 @@ class ReplicaJob(BaseModel):
 
 
 class Scored(NamedTuple):
-    """How one candidate did. A `reason` says that it failed. Seconds and place decide nothing."""
+    """How one candidate did. A `reason` says what went wrong; `metrics` hold the scores that went well, so
+    that who reads it decides what it lacks. Seconds and place decide nothing."""
 
     metrics: dict[str, float]
     reason: str
@@ -95,19 +96,22 @@ class Replica:
         return self.trainer.train(steps, group)
 
     def score(self, candidates: Sequence[Genes]) -> list[Scored]:
-        """Every score of each candidate, in order. What goes wrong with one is its own failure."""
+        """Every score of each candidate, in order. What goes wrong with one score is its own failure."""
         return [self._score(genes) for genes in candidates]
 
     def _score(self, genes: Genes) -> Scored:
         started = time.monotonic()
         metrics: dict[str, float] = {}
-        reason = ""
-        try:
-            self.space.check(genes)
-            metrics = {score.name: float(score(self.bench, genes)) for score in self.scores}
-        except Exception as error:  # the candidate's own failure, as in training
-            reason = reason_of(error)
-        return Scored({} if reason else metrics, reason, time.monotonic() - started, place())
+        reasons: dict[str, list[str]] = {}  # why -> which scores
+        for score in self.scores:
+            try:
+                self.space.check(genes)
+                metrics[score.name] = float(score(self.bench, genes))
+            except Exception as error:  # the candidate's own failure, as in training
+                reasons.setdefault(reason_of(error), []).append(score.name)
+        whole = not metrics and len(reasons) == 1  # it is the candidate, not one of the scores
+        texts = [why if whole else f"{', '.join(names)}: {why}" for why, names in reasons.items()]
+        return Scored(metrics, "; ".join(texts), time.monotonic() - started, place())
 
     @property
     def bench(self) -> Bench:

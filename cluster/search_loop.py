@@ -8,7 +8,7 @@ ledger can be replayed: the searcher is asked again and told what is recorded.
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from cluster.ledger import Row
@@ -35,9 +35,36 @@ class Phase(NamedTuple):
     searcher: Searcher
 
 
+class Rounds:
+    """When a searcher is asked: for `size` candidates at a time, with at most `depth` such rounds asked for
+    and not told. With rounds of one, ask i comes after exactly the tells up to i - depth (DESIGN 4.1).
+
+    A search and a bench on a table go by this one rule, so that they ask alike. `open` holds the rounds that
+    are in flight; who drives takes the oldest and tells it.
+    """
+
+    def __init__(self, searcher: Searcher, size: int, depth: int) -> None:
+        self._searcher, self._size, self._depth = searcher, size, depth
+        self.open: deque[list[Genes]] = deque()
+
+    def fill(self) -> list[list[Genes]]:
+        """Ask until enough rounds are in flight; those that were added. A searcher that waits may give a
+        smaller round, or none. Without any in `open` after this the search is over."""
+        added: list[list[Genes]] = []
+        while len(self.open) < self._depth:
+            genes = [] if self._searcher.finished else self._searcher.ask(self._size)
+            if not genes:
+                break
+            self.open.append(genes)
+            added.append(genes)
+        if not self.open and not self._searcher.finished:
+            raise RuntimeError("the searcher neither asks nor finishes")
+        return added
+
+
 class SearchLoop:
     """`identity` and `space` make the candidates' ids. `commit` writes rows; `measured` gives costs that
-    are not static (latency), by name; `objectives` must be among metrics and costs."""
+    are not static (latency), by name. A candidate without one of the scores `needed` has failed."""
 
     def __init__(
         self,
@@ -49,13 +76,16 @@ class SearchLoop:
         round_size: int,
         rounds_in_flight: int = 1,
         measured: Callable[[Genes], Mapping[str, float]] = lambda genes: {},
+        needed: Collection[str] = (),
         numerics: str = "",
     ) -> None:
         self._identity, self._space, self._digest = identity, space, space.digest
         self.phases, self._commit = deque(phases), commit
-        self._round, self._depth = round_size, rounds_in_flight
-        self._measured, self._numerics = measured, numerics
-        self._asked: deque[tuple[Phase, list[Candidate]]] = deque()
+        self._rounds = {
+            phase.name: Rounds(phase.searcher, round_size, rounds_in_flight) for phase in self.phases
+        }
+        self._measured, self._needed, self._numerics = measured, frozenset(needed), numerics
+        self._asked: deque[list[Candidate]] = deque()  # the open rounds of the first phase
         self._submitted = 0  # of the rounds in `_asked`
         self.asks = 0
         self.evaluations = 0
@@ -69,15 +99,15 @@ class SearchLoop:
     def advance(self, pool: Scorer) -> list[Row]:
         """Score, commit and tell one round; its rows."""
         self._fill()
-        for _, candidates in list(self._asked)[self._submitted :]:
+        for candidates in list(self._asked)[self._submitted :]:
             pool.submit([candidate.genes for candidate in candidates])
             self._submitted += 1
-        phase, candidates = self._asked.popleft()
-        self._submitted -= 1
+        candidates = self._asked[0]
         scored = pool.collect(len(candidates))
         rows = [self._row(candidate, one) for candidate, one in zip(candidates, scored, strict=True)]
         self._commit(rows)
-        self._tell(phase, rows)
+        self._submitted -= 1
+        self._tell(rows)
         return rows
 
     def replay(self, rows: Sequence[Row]) -> None:
@@ -88,31 +118,25 @@ class SearchLoop:
             self._fill()
             if not self._asked:
                 raise _other(rows[position], None)
-            phase, candidates = self._asked.popleft()
+            candidates = self._asked[0]
             recorded = rows[position : position + len(candidates)]
             for candidate, row in zip(candidates, recorded, strict=False):
                 if row.candidate != candidate:
                     raise _other(row, candidate)
             if len(recorded) < len(candidates):
                 raise UserError("ledger", len(rows), "whole rounds", "A round was committed in part.")
-            self._tell(phase, recorded)
+            self._tell(recorded)
             position += len(candidates)
 
     def _fill(self) -> None:
-        """Ask until enough rounds are in flight. The next phase begins when the one before is told."""
-        while self.phases and len(self._asked) < self._depth:
+        """Ask for what may be asked for now. The next phase begins when the one before is told."""
+        while self.phases:
             phase = self.phases[0]
-            if self._asked and self._asked[-1][0] is not phase:
+            for genes in self._rounds[phase.name].fill():
+                self._asked.append([self._candidate(one, phase) for one in genes])
+            if self._asked:
                 return
-            genes = [] if phase.searcher.finished else phase.searcher.ask(self._round)
-            if genes:
-                self._asked.append((phase, [self._candidate(one, phase) for one in genes]))
-            elif self._asked:
-                return  # it waits for what is in flight
-            elif phase.searcher.finished:
-                self.phases.popleft()
-            else:
-                raise RuntimeError(f"the searcher of phase {phase.name!r} neither asks nor finishes")
+            self.phases.popleft()
 
     def _candidate(self, genes: Genes, phase: Phase) -> Candidate:
         candidate = Candidate.of(self._identity, self._digest, genes, self.asks, phase.name)
@@ -122,6 +146,7 @@ class SearchLoop:
     def _row(self, candidate: Candidate, scored: Scored) -> Row:
         genes = candidate.genes
         legal = self._space.legal(genes)
+        failed = bool(scored.reason) and (not scored.metrics or not self._needed <= scored.metrics.keys())
         return Row.model_construct(
             candidate=candidate,
             names=self._space.names(genes) if legal else {},
@@ -129,9 +154,9 @@ class SearchLoop:
             cost=self._space.cost(genes) if legal else Complexity(),
             rung=0,
             epoch=0,
-            status="failed" if scored.reason else "ok",
+            status="failed" if failed else "ok",
             reason=scored.reason,
-            metrics={} if scored.reason else {**scored.metrics, **self._measured(genes)},
+            metrics=scored.metrics if failed else {**self._measured(genes), **scored.metrics},
             curve=(),
             seconds=scored.seconds,
             place=scored.place,
@@ -139,24 +164,29 @@ class SearchLoop:
             numerics=self._numerics,
         )
 
-    def _tell(self, phase: Phase, rows: Sequence[Row]) -> None:
+    def _tell(self, rows: Sequence[Row]) -> None:
+        """Those of the oldest round in flight."""
+        phase = self.phases[0]
+        self._asked.popleft()
+        self._rounds[phase.name].open.popleft()
         phase.searcher.tell([evaluation_of(row) for row in rows])
         self.evaluations += len(rows)
 
 
 def evaluation_of(row: Row) -> Evaluation:
-    """What a searcher is told of a row: metrics and static costs."""
+    """What a searcher is told of a row: metrics and static costs. Of one name the metric counts: who asks for
+    a table's column `params` means the table's."""
     return Evaluation.model_construct(
         candidate=row.candidate,
         status="failed" if row.status == "failed" else "ok",
-        metrics={**row.metrics, **row.cost._asdict()},
+        metrics={**row.cost._asdict(), **row.metrics},
         reason=row.reason,
     )
 
 
 def value_of(row: Row, metric: str, maximise: bool = True) -> float:
     """A metric or static cost of a row, higher is better; -inf where it failed or has none."""
-    number = {**row.metrics, **row.cost._asdict()}.get(metric, math.nan)
+    number = {**row.cost._asdict(), **row.metrics}.get(metric, math.nan)
     if row.status == "failed" or not math.isfinite(number):
         return -math.inf
     return number if maximise else -number

@@ -9,11 +9,11 @@ from pathlib import Path
 from cluster.checkpoints import write_atomically
 from cluster.replica import ReplicaJob, ScoringSettings
 from cluster.search_loop import Phase
-from cluster.search_recipe import COSTS, SearchRecipe, TableScore
+from cluster.search_recipe import COSTS, LATENCY, SearchRecipe, TableScore
 from cluster.table_pool import file_digest
 from cluster.trial import trial_device
 from networks.counters import counter_random, counter_seed
-from networks.errors import UserError
+from networks.errors import UserError, nearest
 from networks.network import build_network
 from networks.spaces.choices import ChoiceSpace
 from networks.spaces.space import Genes
@@ -24,8 +24,10 @@ from searchers.random_search import RandomSettings
 from searchers.searcher import Candidate, Evaluation, Searcher
 from trainers.data import Data, open_data
 from trainers.latency import latency_ms
+from trainers.one_shot import check_possible
 from trainers.scores.registry import check_supported, find_score
-from trainers.table import Table
+from trainers.scores.score import check_batches
+from trainers.table import Fields, Table
 
 LATENCIES = "latencies.json"  # in a run's folder
 
@@ -36,7 +38,7 @@ class SearchPlan:
 
     def __init__(self, recipe: SearchRecipe, data: Data | None, latencies: Path | None = None) -> None:
         self.recipe, self.data = recipe, data
-        self._latencies = LatencyBook(latencies)
+        self.latencies = LatencyBook(latencies)
         if isinstance(recipe.score, TableScore):
             self.space: ChoiceSpace = recipe.space.build(recipe.score.image, recipe.score.classes)
         else:
@@ -46,31 +48,66 @@ class SearchPlan:
     @classmethod
     def of(cls, recipe: SearchRecipe, latencies: Path | None = None) -> "SearchPlan":
         """Open the data or the table and build the space. Raises `UserError` for everything that can be
-        known to be wrong before the search begins."""
+        known to be wrong before the search begins, without measuring anything (`check_measured`)."""
         if isinstance(recipe.score, TableScore):
             plan = cls(recipe, None, latencies)
             _ = plan.table
         else:
-            data = open_data(recipe.data)
-            if recipe.supernet is not None:
-                try:
-                    data.steps_per_epoch(recipe.supernet.batch_size)
-                except UserError as error:
-                    raise error.under("supernet") from None
-            plan = cls(recipe, data, latencies)
-            for field, names in plan._score_names():
-                for position, name in enumerate(names):
-                    check_supported(find_score(name, field), plan.space, f"{field}.{position}")
-        check_satisfiable(plan.space, recipe.constraints, plan.costs, recipe.seed)
-        _ = plan.truth, plan.known
+            plan = cls(recipe, open_data(recipe.data), latencies)
+            plan._check_scores()
+            plan._check_supernet()
+        plan._check_constraints(measure=not plan.measures)
+        _ = plan.truth, plan.warm
         recipe.tracking.check_runs(plan.planned_asks)
         return plan
 
-    def _score_names(self) -> list[tuple[str, tuple[str, ...]]]:
-        names = [("score.names", self.recipe.score.names)]
+    def check_measured(self) -> None:
+        """Raise `UserError` for measured constraints that nothing meets. To be called where candidates are
+        measured: elsewhere they take another time."""
+        if self.measures:
+            self._check_constraints(measure=True)
+
+    def _check_supernet(self) -> None:
+        settings, resources = self.recipe.supernet, self.recipe.resources
+        if settings is None:
+            return
+        assert self.data is not None
+        check_possible(settings, self.data, "a CPU", mixes=resources.gpus > 0)
+        try:  # the best network is recalibrated with batches of this size
+            self.data.steps_per_epoch(batch_size_of(self.recipe))
+        except UserError as error:
+            raise error.under("score") from None
+        bins = settings.mac_bins
+        if bins is not None:
+            low, high = self.space.extremes("macs")
+            width = (bins.high - bins.low) / bins.bins
+            if bins.low + width < low or bins.high - width > high:  # the first or the last has no path
+                fix = f"In this space, macs: smallest {low:,}, largest {high:,}."
+                raise UserError("supernet.mac_bins", bins.model_dump(), "bins with a path in each", fix)
+
+    def _check_scores(self) -> None:
+        assert self.data is not None
+        named = [("score.names", self.recipe.score.names)]
         if self.recipe.ranking is not None:
-            names.append(("ranking.scores", self.recipe.ranking.scores))
-        return names
+            named.append(("ranking.scores", self.recipe.ranking.scores))
+        scores = []
+        for field, names in named:
+            for position, name in enumerate(names):
+                scores.append(find_score(name, field))
+                check_supported(scores[-1], self.space, f"{field}.{position}")
+        for score in scores:
+            try:
+                check_batches(score, self.data, batch_size_of(self.recipe))
+            except UserError as error:
+                raise error.under("score") from None
+
+    def _check_constraints(self, measure: bool) -> None:
+        constraints = self.recipe.constraints
+        for position, one in enumerate(constraints):
+            if one.cost not in COSTS:
+                field = f"constraints.{position}.cost"
+                raise UserError(field, one.cost, ", ".join(COSTS), nearest(one.cost, COSTS))
+        check_satisfiable(self.space, constraints, self.costs, self.recipe.seed, measure=measure)
 
     @property
     def size_text(self) -> str:
@@ -100,10 +137,7 @@ class SearchPlan:
         score = self.recipe.score
         if not isinstance(score, TableScore):
             return None
-        try:
-            return Table.read(score.path, self.space, score.names)
-        except UserError as error:
-            raise error.under("score") from None
+        return Table.read(score.path, self.space, score.names, Fields("score.path", "score.names"))
 
     @cached_property
     def truth(self) -> Table | None:
@@ -111,54 +145,81 @@ class SearchPlan:
         ranking = self.recipe.ranking
         if ranking is None:
             return None
+        fields = Fields("ranking.table", "ranking.truth")
+        return Table.read(ranking.table, self.space, (ranking.truth,), fields)
+
+    @cached_property
+    def warm(self) -> Table | None:
+        """The table of what is known already."""
+        warm = self.recipe.warm_start
+        if warm is None:
+            return None
+        # Costs are known of every candidate, unless a table says them.
+        known = COSTS if self.table is None else [name for name in COSTS if name not in self.table.names]
+        wanted = [goal.metric for goal in self.recipe.goals if goal.metric not in known]
+        fields = Fields("warm_start.path")
         try:
-            return Table.read(ranking.table, self.space, (ranking.truth,))
+            return Table.read(warm.path, self.space, wanted, fields)
         except UserError as error:
-            raise error.under("ranking") from None
+            if error.field != fields.columns:
+                raise
+            allowed = f"a table with a column for each objective: {', '.join(wanted)}"
+            fix = f"It has {error.allowed}. {error.fix}".rstrip()
+            raise UserError(fields.file, str(warm.path), allowed, fix) from None
 
     @cached_property
     def known(self) -> list[Evaluation]:
-        """What the searcher is told before its first ask."""
-        warm = self.recipe.warm_start
-        if warm is None:
+        """What the searcher is told before its first ask. Measures candidates where latency is an objective,
+        and of those only such as meet the constraints: a searcher ignores the others."""
+        table = self.warm
+        if table is None:
             return []
-        wanted = [goal.metric for goal in self.recipe.goals if goal.metric not in COSTS]
-        try:
-            table = Table.read(warm.path, self.space, wanted)
-        except UserError as error:
-            raise error.under("warm_start") from None
+        ranks = LATENCY in [goal.metric for goal in self.recipe.goals]
+        costs, feasible = static_costs(self.space), self.feasible
         return [
             Evaluation(
                 candidate=Candidate.of(self.recipe.identity, self.space.digest, genes, ask, "warm_start"),
                 status="ok",
-                metrics={**table.metrics(genes), **self.costs(genes)},
+                metrics={
+                    **costs(genes),
+                    **(self.measured(genes) if ranks and feasible(genes) else {}),
+                    **table.metrics(genes),
+                },
             )
             for ask, genes in enumerate(table.genes)
         ]
 
     @property
-    def needs_latency(self) -> bool:
-        named = [*(goal.metric for goal in self.recipe.goals), *(one.cost for one in self.recipe.constraints)]
-        return "latency_ms" in named
+    def measures(self) -> bool:
+        """Whether candidates are measured: the recipe needs their latency, and no table has it."""
+        return self.recipe.needs_latency and (self.table is None or LATENCY not in self.table.names)
 
     def costs(self, genes: Genes) -> dict[str, float]:
         """Static costs, and latency where the recipe asks for it."""
         return {**static_costs(self.space)(genes), **self.measured(genes)}
 
     def measured(self, genes: Genes) -> Mapping[str, float]:
-        if not self.needs_latency:
+        """The latency where the recipe needs it; NaN where a table should have it and has not."""
+        if not self.recipe.needs_latency:
             return {}
-        return {"latency_ms": self._latencies.look_up(genes, self._measure)}
+        if self.measures:
+            return {LATENCY: self.latencies.look_up(genes, self._measure)}
+        assert self.table is not None
+        return {LATENCY: self.table.find(genes, [LATENCY]).metrics.get(LATENCY, math.nan)}
 
     def _measure(self, genes: Genes) -> float:
         network = build_network(self.space.decode(genes), self.recipe.seed)
         return latency_ms(network, self.space.template.image, device=trial_device(self.recipe.resources))
 
     @property
+    def feasible(self) -> Feasible:
+        """What meets the constraints; only what meets the static ones is measured."""
+        return Feasible(self.recipe.constraints, static_costs(self.space), self.measured)
+
+    @property
     def problem(self) -> Problem:
-        feasible = Feasible(self.recipe.constraints, self.costs)
         seed = counter_seed(self.recipe.seed, "searcher")
-        return Problem(self.space, self.recipe.goals, seed, feasible)
+        return Problem(self.space, self.recipe.goals, seed, self.feasible)
 
     @property
     def planned_asks(self) -> int:
@@ -190,22 +251,28 @@ class SearchPlan:
     def job(self, names: tuple[str, ...]) -> ReplicaJob:
         """What replicas are built from; their processes may work in another folder than this one."""
         recipe = self.recipe
-        assert not isinstance(recipe.score, TableScore)
         return ReplicaJob(
             space=recipe.space,
             data=recipe.data.from_anywhere(),
             supernet=recipe.supernet,
-            scoring=ScoringSettings(names=names, batch_size=recipe.score.batch_size),
+            scoring=ScoringSettings(names=names, batch_size=batch_size_of(recipe)),
             seed=recipe.seed,
             device="cuda" if recipe.resources.gpus else "cpu",
         )
 
 
+def batch_size_of(recipe: SearchRecipe) -> int:
+    """Of validation, and wherever a score takes batches."""
+    assert not isinstance(recipe.score, TableScore)
+    return recipe.score.batch_size
+
+
 class LatencyBook:
-    """Measured latencies by genes, kept in a file where one is given."""
+    """Measured latencies by genes, kept in a file where one is given. `flush` before anything is committed
+    that follows from them."""
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
+        self._path, self._new = path, False
         self._known: dict[Genes, float] = {}
         if path is not None and path.exists():
             self._known = {tuple(genes): value for genes, value in json.loads(path.read_text())}
@@ -213,6 +280,12 @@ class LatencyBook:
     def look_up(self, genes: Genes, measure: Callable[[Genes], float]) -> float:
         if genes not in self._known:
             self._known[genes] = measure(genes)
-            if self._path is not None:
-                write_atomically(self._path, json.dumps([*self._known.items()]).encode())
+            self._new = True
         return self._known[genes]
+
+    def flush(self) -> None:
+        """Write what was measured since the last time, all at once: a file that is synced takes as long as
+        measuring a candidate."""
+        if self._new and self._path is not None:
+            write_atomically(self._path, json.dumps([*self._known.items()]).encode())
+        self._new = False

@@ -18,7 +18,8 @@ from searchers.settings import SearcherSettings
 from trainers.one_shot import OneShotSettings
 from trainers.scores.registry import find_score
 
-COSTS = ("params", "macs", "activations", "latency_ms")
+LATENCY = "latency_ms"
+COSTS = ("params", "macs", "activations", LATENCY)
 
 
 class ComputedScore(Section):
@@ -149,6 +150,17 @@ class SearchRecipe(BaseRecipe):
     def metric(self) -> str:
         """What ranks; maximised."""
         return self.goals[0].metric
+
+    @property
+    def needs_latency(self) -> bool:
+        """Whether an objective or a constraint is the latency."""
+        named = [*(goal.metric for goal in self.goals), *(one.cost for one in self.constraints)]
+        return LATENCY in named
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The scores without which a candidate has failed: those that are objectives."""
+        return tuple(goal.metric for goal in self.goals if goal.metric in self.score.names)
 
     @property
     def rounds_in_flight(self) -> int:

@@ -14,7 +14,7 @@ from cluster.run import Run
 from cluster.search_loop import value_of
 from cluster.search_plan import SearchPlan
 from cluster.search_recipe import SearchRecipe
-from cluster.tables import COSTS
+from cluster.tables import metric_columns
 from networks.counters import counter_random
 from searchers.pareto import frontier
 from trainers.ranking import Ranking, kendall_tau_b
@@ -22,6 +22,7 @@ from trainers.scores.score import WORST
 from trainers.table import Table
 
 LEADERS = 50
+FAILURES = 3  # reasons, of each score
 RESAMPLES = 1000
 
 
@@ -104,7 +105,8 @@ def score_rankings(ranked: Sequence[Row], recipe: SearchRecipe, truth: Table | N
         # A candidate that could not be scored is one that the score would put last.
         scores = np.array([row.metrics.get(name, WORST) for row in ranked])
         ranking: Ranking = kendall_tau_b(scores, column, recipe.seed)
-        found.append({"score": name, **ranking.model_dump()})
+        failed = Counter(row.reason for row in ranked if name not in row.metrics).most_common()
+        found.append({"score": name, **ranking.model_dump(), "failed": [list(one) for one in failed]})
     return found
 
 
@@ -138,16 +140,20 @@ def search_markdown(found: dict[str, Any]) -> str:
                 f"| {one['score']} | {one['candidates']} | {number(one['tau'])} | {interval} | "
                 f"{number(one['spearman'])} | {one['tied_scores']:,} |"
             )
+        for one in found["scores"]:
+            # A report that was written before has no such list.
+            for reason, count in one.get("failed", [])[:FAILURES]:
+                lines += ["", f"{one['score']} failed {count} times: {reason}"]
         lines.append("")
     for title, rows in (("Leaders", found["ranking"]), ("Frontier", found["frontier"])):
         if title == "Frontier" and len(found["objectives"]) < 2:
             lines += ["With one objective the frontier is the best candidate.", ""]
             continue
-        names = list(dict.fromkeys(name for row in rows for name in row["metrics"] if name not in COSTS))
+        names = metric_columns(rows)
         lines += [
             f"## {title}",
             "",
-            f"| place | candidate | phase | genes | {' | '.join(names)} | params | MACs |",
+            f"| place | candidate | phase | genes | {' | '.join(names.values())} | params | MACs |",
         ]
         lines.append("|---" * (6 + len(names)) + "|")
         for row in rows:

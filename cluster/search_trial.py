@@ -4,7 +4,7 @@ Knows no Ray: what makes its pool is given to it, and drivers call `step`.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,12 +20,13 @@ from cluster.replica import ReplicaJob
 from cluster.report import rank
 from cluster.run import Run
 from cluster.search_loop import Phase, SearchLoop
-from cluster.search_plan import LATENCIES, SearchPlan
-from cluster.search_recipe import SearchRecipe, TableScore
+from cluster.search_plan import LATENCIES, SearchPlan, batch_size_of
+from cluster.search_recipe import SearchRecipe
 from cluster.stopwatch import Stopwatch
 from cluster.table_pool import TablePool
 from networks.errors import UserError
-from trainers.one_shot import OneShotTrainer
+from networks.supernet import build_supernet
+from trainers.one_shot import load_weights
 from trainers.recalibration import recalibrated
 from trainers.scores.accuracy import RECALIBRATION_BATCHES
 from trainers.scores.score import Bench
@@ -94,20 +95,28 @@ class SearchTrial:
         self._pace = 0.0  # seconds a training step
         self.watch = Stopwatch()
         self._scoring: tuple[str, ...] = ()
-        self._use_scores(recipe.score.names, self._loaded())
-        self.loop = self._loop(self.plan.phases(), self.run.ledger)
+        checkpoint = self._loaded()
+        self.plan.check_measured()
+        self._use_scores(recipe.score.names, checkpoint)
+        self.loop = self._loop(self.plan.phases(), self.run.ledger, recipe.needed)
         self.ranking: SearchLoop | None = None
         if recipe.ranking is not None:
             self.ranking = self._loop([self.plan.ranked()], Ledger(config.folder / config.ranking))
+        self.plan.latencies.flush()
 
     reset = setup
 
-    def _loop(self, phases: list[Phase], ledger: Ledger) -> SearchLoop:
-        recorder = Recorder(ledger)
+    def _loop(self, phases: list[Phase], ledger: Ledger, needed: Sequence[str] = ()) -> SearchLoop:
+        recorder, plan = Recorder(ledger), self.plan
+
+        def commit(rows: list[Row]) -> None:
+            plan.latencies.flush()  # they decided what was asked for
+            recorder.write(rows)
+
         loop = SearchLoop(
-            self.plan.recipe.identity, self.plan.space, phases, recorder.write,
+            plan.recipe.identity, plan.space, phases, commit,
             round_size=self.config.recipe.round, rounds_in_flight=self.config.recipe.rounds_in_flight,
-            measured=self.plan.measured, numerics=self.pool.about.numerics,
+            measured=plan.measured, needed=needed, numerics=self.pool.about.numerics,
         )  # fmt: skip
         rows = recorder.replay()
         loop.replay(rows)
@@ -200,13 +209,14 @@ class SearchTrial:
         if not best or best[0].status != "ok":
             return
         recipe, genes = self.config.recipe, best[0].candidate.genes
-        assert self.plan.data is not None and recipe.supernet is not None
-        trainer = OneShotTrainer(self.plan.space, self.plan.data, recipe.supernet, recipe.seed)
-        trainer.load_state(*self.pool.state())
-        bench = Bench(self.plan.space, self.plan.data, recipe.seed, _batch_size(recipe))
+        assert self.plan.data is not None
+        # Here, on the CPU, whatever the replicas train on: all that is needed are weights and a few batches.
+        supernet = build_supernet(self.plan.space, recipe.seed)
+        load_weights(supernet, self.pool.state()[0])
+        bench = Bench(self.plan.space, self.plan.data, recipe.seed, batch_size_of(recipe))
         images = (bench.batch(number)[0] for number in range(RECALIBRATION_BATCHES))
-        with recalibrated(trainer.supernet, images, genes):
-            network = trainer.supernet.extract(genes)
+        with recalibrated(supernet, images, genes):
+            network = supernet.extract(genes)
         about = {"genes": list(genes), "metrics": best[0].metrics, "classes": list(self.plan.data.classes)}
         save_network(self.config.folder / "best", network, about)
 
@@ -233,6 +243,11 @@ class SearchTrial:
             return None
         if checkpoint.values.get("space") != self.plan.space.digest:
             raise UserError("checkpoint", folder, "a checkpoint of this recipe's space")
+        committed, named = len(self.run.ledger.segments()), checkpoint.values.get("segments", 0)
+        if committed < named:
+            allowed = f"the {named} segments that were committed when the supernet was saved"
+            fix = f"There are {committed}: segments were deleted, or the checkpoint is of another run."
+            raise UserError("ledger", str(self.run.ledger.folder), allowed, fix)
         return checkpoint
 
     def _note(self, rows: list[Row]) -> None:
@@ -260,11 +275,6 @@ class SearchTrial:
         if self._pool is not None:
             self._pool.close()
             self._pool = None
-
-
-def _batch_size(recipe: SearchRecipe) -> int:
-    assert not isinstance(recipe.score, TableScore)
-    return recipe.score.batch_size
 
 
 def drive_local_search(config: SearchConfig, heard: Callable[[SearchReport], None]) -> None:

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from cluster.replica import About, Scored
 from cluster.trial import place
-from networks.errors import UserError
 from networks.spaces.space import Genes
 from trainers.table import Table
 
 
 class TablePool:
-    """The pool's interface over a table. There is nothing to train. A candidate that the table does not
-    hold, or not with all of `names`, fails."""
+    """The pool's interface over a table. There is nothing to train. What the table lacks of a candidate's
+    `names` is the reason of its result."""
 
     step = 0
 
@@ -34,17 +33,8 @@ class TablePool:
         self._queue.extend(candidates)
 
     def collect(self, number: int) -> list[Scored]:
-        return [self._score(self._queue.popleft()) for _ in range(number)]
-
-    def _score(self, genes: Genes) -> Scored:
-        try:
-            known = self._table.metrics(genes)
-        except UserError as error:
-            return Scored({}, str(error), 0.0, self.about.place)
-        missing = [name for name in self._names if name not in known]
-        if missing:
-            return Scored({}, f"the table has no {', '.join(missing)} for it", 0.0, self.about.place)
-        return Scored({name: known[name] for name in self._names}, "", 0.0, self.about.place)
+        found = [self._table.find(self._queue.popleft(), self._names) for _ in range(number)]
+        return [Scored(one.metrics, one.reason, 0.0, self.about.place) for one in found]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {}, {"step": 0}

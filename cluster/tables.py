@@ -81,9 +81,25 @@ def regret_table(found: dict[str, Any]) -> Table:
     return table
 
 
+def metric_columns(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Metrics that a report's rows have, and what their columns are called. A score of the name of a cost is
+    not shown twice, unless it is another number: a table's own."""
+    names = dict.fromkeys(name for row in rows for name in row["metrics"])
+    own = [
+        name
+        for name in COSTS
+        if any(row["metrics"].get(name, row[name]) not in (None, row[name]) for row in rows)
+    ]
+    return {
+        name: f"{name} (score)" if name in COSTS else name
+        for name in names
+        if name not in COSTS or name in own
+    }
+
+
 def _candidates(title: str, rows: Sequence[dict[str, Any]]) -> Table:
-    names = list(dict.fromkeys(name for row in rows for name in row["metrics"] if name not in COSTS))
-    table = plain_table(title, "cand.", "genes", *names, "params", "MMACs", left=("genes",))
+    names = metric_columns(rows)
+    table = plain_table(title, "cand.", "genes", *names.values(), "params", "MMACs", left=("genes",))
     for row in rows:
         values = (_short(row["metrics"].get(name)) for name in names)
         genes = " ".join(map(str, row["genes"]))

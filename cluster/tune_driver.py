@@ -30,7 +30,7 @@ from cluster.grid import Grid
 from cluster.recipe import AshaStopping
 from cluster.recipe_base import Resources
 from cluster.trial import LESS_MEMORY, Report, TrainingTrial, TrialConfig
-from networks.errors import UserError, nearest
+from networks.errors import CannotGoOn, UserError, nearest
 
 log = logging.getLogger(__name__)
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what goes wrong is told in our own words
@@ -212,12 +212,13 @@ def fault_text(error: Exception) -> str:
     """An exception as JSON, for Tune's results hold plain values."""
     if isinstance(error, UserError):
         return json.dumps([error.field, str(error.value), error.allowed, error.fix])
-    return json.dumps(repr(error))
+    text = " ".join(str(error).split())
+    return json.dumps(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
-def fault_of(text: str) -> UserError | RuntimeError:
+def fault_of(text: str) -> UserError | CannotGoOn:
     parts = json.loads(text)
-    return RuntimeError(f"a trial could not go on: {parts}") if isinstance(parts, str) else UserError(*parts)
+    return CannotGoOn(parts) if isinstance(parts, str) else UserError(*parts)
 
 
 def cause_of(trial: Trial) -> str:
@@ -235,9 +236,7 @@ def drive_tune(grid: Grid) -> None:
         deaths = grid.deaths.total()
         _fit(grid)
         if not grid.barrier.done and grid.deaths.total() == deaths:
-            raise RuntimeError(
-                "Tune ended before the search did; what is committed is kept, and --resume goes on from it"
-            )
+            raise CannotGoOn("Ray Tune ended before the search did")
 
 
 def _fit(grid: Grid) -> None:

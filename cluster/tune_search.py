@@ -20,7 +20,7 @@ from cluster.replica import ReplicaJob
 from cluster.search_recipe import SearchRecipe
 from cluster.search_trial import SearchConfig, SearchReport, SearchTrial
 from cluster.tune_driver import PICKLE, POINTER, fault_of, fault_text, request
-from networks.errors import UserError
+from networks.errors import CannotGoOn, UserError
 
 log = logging.getLogger(__name__)
 
@@ -97,15 +97,33 @@ def replicas(recipe: SearchRecipe) -> int:
     room = rooms(Share(resources.cpus, resources.gpus))
     if room is None:
         raise UserError("resources.workers", None, "a number of replicas, on a cluster that can grow")
+    if measured_on_gpu(recipe):
+        room = min(room, (rooms(Share(0.0, resources.gpus)) or 1) - 1)
     return max(1, room if recipe.supernet is None else min(room, recipe.supernet.paths_per_step))
+
+
+def measured_on_gpu(recipe: SearchRecipe) -> bool:
+    """Whether the trial itself needs a GPU: it measures the candidates' latency, and replicas do not."""
+    return recipe.needs_latency and recipe.resources.gpus > 0
 
 
 def checked_replicas(recipe: SearchRecipe) -> int:
     """How many. Raises `UserError` for more than there is work or room for: the placement group would wait
     for ever."""
-    number = replicas(recipe)
-    check_replicas(recipe.supernet, number, Share(recipe.resources.cpus, recipe.resources.gpus))
+    number, gpus = replicas(recipe), recipe.resources.gpus
+    check_replicas(recipe.supernet, number, Share(recipe.resources.cpus, gpus))
+    room = rooms(Share(0.0, gpus)) if measured_on_gpu(recipe) else None
+    if room is not None and room <= number:
+        allowed = f"a share that there is room for {number + 1} times"
+        fix = f"Latency is measured beside the replicas ({number}), with such a share."
+        raise UserError("resources.gpus", gpus, allowed, fix)
     return number
+
+
+def bundles(recipe: SearchRecipe, number: int) -> list[dict[str, float]]:
+    """What the trial and its replicas ask of Ray. The trial itself waits most of the time, for nothing."""
+    own = {"CPU": 0.0, "GPU": recipe.resources.gpus} if measured_on_gpu(recipe) else {"CPU": 0.0}
+    return [own, *([request(recipe.resources)] * number)]
 
 
 class Listening(FIFOScheduler):
@@ -152,18 +170,15 @@ def drive_tune_search(config: SearchConfig, heard: Callable[[SearchReport], None
             return
         deaths += max(1, scheduler.deaths)
         if deaths > recipe.retries:
-            raise RuntimeError(
-                f"the search's process died {deaths} times; what is committed is kept, and --resume goes on"
-            )
+            raise CannotGoOn(f"the search's process died {deaths} times, and retries are {recipe.retries}")
 
 
 def _fit(config: SearchConfig, scheduler: Listening) -> None:
     recipe, scratch = config.recipe, config.folder / "scratch"
-    # The trial itself waits most of the time: its bundle asks for nothing.
     assert config.replicas is not None
-    bundles = [{"CPU": 0.0}, *([request(recipe.resources)] * config.replicas)]
+    asked = bundles(recipe, config.replicas)
     tuner = tune.Tuner(
-        tune.with_resources(TuneSearchTrial, tune.PlacementGroupFactory(bundles)),
+        tune.with_resources(TuneSearchTrial, tune.PlacementGroupFactory(asked)),
         param_space={"search": config.model_dump_json()},
         tune_config=tune.TuneConfig(scheduler=scheduler, trial_dirname_creator=lambda trial: "search"),
         run_config=tune.RunConfig(

@@ -1,4 +1,5 @@
-"""The one kind of error that means "what the user gave cannot be used"."""
+"""What ends a command without being a fault of the program: the user's mistake, and a search that cannot go
+on."""
 
 import difflib
 from collections.abc import Iterable
@@ -25,6 +26,12 @@ class UserError(ValueError):
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         # Exceptions cross process borders by their constructor's arguments.
         return type(self), (self.field, self.value, self.allowed, self.fix)
+
+
+class CannotGoOn(RuntimeError):
+    """A search that ended before its time though nothing was wrong with what the user gave: its processes
+    died too often, its machines failed. The text says what happened; what is committed is kept, and a resume
+    goes on from it. The command line exits with 1."""
 
 
 def nearest(word: object, known: Iterable[str]) -> str:

@@ -15,6 +15,13 @@ from searchers.searcher import Evaluation
 LARGEST = 1_000_000
 
 
+def check_listable(space: SearchSpace) -> None:
+    """Raise `UserError` for a space of more than a million candidates."""
+    if space.size > LARGEST:
+        allowed = f"spaces of at most {LARGEST:,} candidates"
+        raise UserError("searcher", "grid", allowed, f"This one has {space.size:,}.")
+
+
 class GridSettings(BaseModel):
     """No settings: the whole space, as far as the constraints allow."""
 
@@ -23,6 +30,8 @@ class GridSettings(BaseModel):
     kind: Literal["grid"] = "grid"
 
     def most_asks(self, space: SearchSpace) -> int:
+        """Raises `UserError` for a space that is too large."""
+        check_listable(space)
         return space.size
 
     def build(self, problem: Problem) -> "GridSearcher":
@@ -37,13 +46,7 @@ class GridSearcher:
     """
 
     def __init__(self, space: SearchSpace, feasible: Feasible = ANYTHING) -> None:
-        if space.size > LARGEST:
-            raise UserError(
-                "searcher",
-                "grid",
-                f"spaces of at most {LARGEST:,} candidates",
-                f"This one has {space.size:,}.",
-            )
+        check_listable(space)
         self._all = [genes for genes in space.enumerate() if feasible(genes)]
         self._place = {genes: place for place, genes in enumerate(self._all)}
         self._asked = 0

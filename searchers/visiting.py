@@ -10,7 +10,7 @@ from typing import Any
 from networks.counters import counter_random
 from networks.errors import UserError
 from networks.spaces.space import Genes
-from searchers.constraints import SMALL, TRIES, refusal
+from searchers.constraints import SMALL, TRIES, none_drawn, refusal
 from searchers.problem import Problem
 from searchers.searcher import Evaluation
 
@@ -116,14 +116,13 @@ class VisitingSearcher(ABC):
     def _draw(self, taken: Collection[Genes] = ()) -> Genes | None:
         """A random candidate that is new and none of `taken`, or None when there is none left.
 
-        Draws of the space are rejected until one fits. In a small space all that is left is listed after
-        200 of them, so that None is exact there; else None comes after 10,000. Raises `UserError` when
-        not even a first candidate is found.
+        Draws of the space are rejected until one fits (`Feasible.draws`). In a small space all that is left
+        is listed after 200 of them, so that None is exact there; else None comes after 10,000. Raises
+        `UserError` when not even a first candidate is found.
         """
         space, rng = self.problem.space, self._rng("draw", len(taken))
-        for _ in range(FEW_TRIES if self._small else TRIES):
-            genes = space.sample(rng)
-            if genes not in taken and self._is_new(genes):
+        for genes in self.problem.feasible.draws(space, rng, FEW_TRIES if self._small else TRIES):
+            if genes not in taken and genes not in self._visited:
                 return genes
         if self._small:
             left = space.enumerate() if self._rest is None else self._rest
@@ -132,8 +131,8 @@ class VisitingSearcher(ABC):
             if free:
                 return free[rng.randrange(len(free))]
         if not self._visited and not taken:
-            found = "No candidate" if self._small else f"None of {TRIES:,} random candidates"
-            raise refusal(self.problem.feasible.constraints, f"{found} meets them.")
+            found = "No candidate meets them." if self._small else none_drawn(space)
+            raise refusal(self.problem.feasible.constraints, found)
         return None
 
     def _rng(self, *purpose: int | str) -> random.Random:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from networks.errors import UserError, nearest
+from networks.errors import UserError
 from networks.spaces.nasbench201 import cell_genes
 from networks.spaces.space import Genes
 
@@ -25,19 +25,14 @@ EPOCHS = ("12", "200")
 COLUMNS = tuple(f"{part}_{epochs}" for part in PARTS for epochs in EPOCHS)
 
 
-def read(path: Path, columns: Sequence[str] | None) -> tuple[list[Genes], dict[str, list[float]]]:
-    """Genes of all 15,625 cells, and percent accuracies after the last epoch, the mean over the seeds.
+def read(path: Path, wanted: Sequence[str], field: str) -> tuple[list[Genes], dict[str, list[float]]]:
+    """Genes of all 15,625 cells, and percent accuracies after the last epoch, the mean over the seeds; of
+    `wanted`, which are some of COLUMNS. `field`: what the user calls the file.
 
     A folder (the `-simple` distribution) is read cell by cell, a file whole, which takes much memory. Both
-    take minutes. Raises `UserError` where `nats_bench` is not installed and for columns that are none of
-    COLUMNS.
+    take minutes. Raises `UserError` where `nats_bench` is not installed.
     """
-    wanted = COLUMNS if columns is None else tuple(columns)
-    lacking = [name for name in wanted if name not in COLUMNS]
-    if lacking:
-        hints = " ".join(nearest(name, COLUMNS) for name in lacking).strip()
-        raise UserError("columns", lacking, ", ".join(COLUMNS), hints)
-    api = _opened(path)
+    api = _opened(path, field)
     genes = [cell_genes(api.arch(index)) for index in range(len(api))]
     values: dict[str, list[float]] = {name: [] for name in wanted}
     for index in range(len(api)):
@@ -49,13 +44,13 @@ def read(path: Path, columns: Sequence[str] | None) -> tuple[list[Genes], dict[s
     return genes, values
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path, field: str) -> Any:
     try:
         import nats_bench  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         fix = "Install nats_bench, or give a csv file."
-        raise UserError("table", str(path), "a .csv file, without the package nats_bench", fix) from None
+        raise UserError(field, str(path), "a .csv file, without the package nats_bench", fix) from None
     try:
         return nats_bench.create(str(path), "tss", fast_mode=path.is_dir(), verbose=False)
     except Exception as error:  # the package raises what pickle, bz2 and its own asserts raise
-        raise UserError("table", str(path), "NATS-Bench's file of the topology space", str(error)) from error
+        raise UserError(field, str(path), "NATS-Bench's file of the topology space", str(error)) from error

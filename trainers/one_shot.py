@@ -343,8 +343,8 @@ def labelled(data: Data, settings: OneShotSettings, seed: int) -> Data:
 
 
 def check_possible(settings: OneShotSettings, data: Data, device: str, mixes: bool) -> None:
-    """Raise `UserError` for settings that this data cannot follow, or the device. `mixes`: whether it computes
-    in bfloat16. Looks at no device, so that it can be asked where there is none."""
+    """Raise `UserError` for settings that this data cannot follow, or the device. `mixes`: whether that one
+    computes in bfloat16. Looks at no device itself, so that it can be asked where there is none."""
     if settings.labels == "random" and not isinstance(data, Relabelled):
         raise UserError(
             "supernet.labels", "random", "true for this data set", "It cannot be given other labels."

@@ -21,6 +21,20 @@ CELL, GENES = "arch", "genes"  # columns that say which candidate a row is of, b
 NUMBERING = "index"  # the benchmark's own numbering of its cells: no metric
 
 
+class Fields(NamedTuple):
+    """What the user calls a table's file and its columns; refusals name them so."""
+
+    file: str = "table"
+    columns: str = "columns"
+
+
+class Found(NamedTuple):
+    """What a table holds of a candidate. `reason` says what is missing of it, and is empty else."""
+
+    metrics: dict[str, float]
+    reason: str
+
+
 class Best(NamedTuple):
     """The first candidate, in genes order, of those with the best value."""
 
@@ -48,7 +62,13 @@ class Table:
             self._values[:, place] = np.asarray(values, np.float64)[order]
 
     @classmethod
-    def read(cls, path: str | Path, space: SearchSpace, columns: Sequence[str] | None = None) -> "Table":
+    def read(
+        cls,
+        path: str | Path,
+        space: SearchSpace,
+        columns: Sequence[str] | None = None,
+        fields: Fields = Fields(),
+    ) -> "Table":
         """The table in a file. `columns`: the metrics wanted; None: all columns of numbers.
 
         - a `.csv` file, a row a candidate, which is named by a column `arch` (a cell of NAS-Bench-201 as a
@@ -61,12 +81,16 @@ class Table:
         """
         path = Path(path)
         if not path.exists():
-            raise UserError("table", str(path), "a file that exists")
+            raise UserError(fields.file, str(path), "a file that exists")
         if path.suffix != ".csv":
-            _is_cell_space(space, path)
-            genes, values = nats_bench_file.read(path, columns)
+            _is_cell_space(space, path, fields)
+            wanted = nats_bench_file.COLUMNS if columns is None else tuple(columns)
+            absent = [name for name in wanted if name not in nats_bench_file.COLUMNS]
+            if absent:
+                raise lacking(absent, nats_bench_file.COLUMNS, fields)
+            genes, values = nats_bench_file.read(path, wanted, fields.file)
         else:
-            genes, values = _read_csv(path, space, columns)
+            genes, values = _read_csv(path, space, columns, fields)
         return cls(space, genes, values)
 
     def __len__(self) -> int:
@@ -84,10 +108,19 @@ class Table:
         values = zip(self.names, self._values[row].tolist(), strict=True)
         return {name: value for name, value in values if not math.isnan(value)}
 
+    def find(self, genes: Genes, names: Sequence[str]) -> Found:
+        """These metrics of a candidate, as far as they are known. Raises nothing."""
+        if genes not in self:
+            return Found({}, "the table does not hold it")
+        known = self.metrics(genes)
+        missing = [name for name in names if name not in known]
+        reason = f"the table holds no {', '.join(missing)} of it" if missing else ""
+        return Found({name: known[name] for name in names if name in known}, reason)
+
     def column(self, name: str) -> np.ndarray:
         """One metric of all candidates: float64 (candidates,), in genes order, NaN where it is missing."""
         if name not in self.names:
-            raise _lacking([name], self.names)
+            raise lacking([name], self.names)
         return self._values[:, self.names.index(name)]
 
     def best(self, name: str, *, largest: bool = True) -> Best:
@@ -99,21 +132,24 @@ class Table:
         return Best(self.genes[row], float(column[row]))
 
 
-def _lacking(wanted: Sequence[str], there: Sequence[str]) -> UserError:
+def lacking(wanted: Sequence[str], there: Sequence[str], fields: Fields = Fields()) -> UserError:
+    """The refusal of a table without these columns."""
     hints = [nearest(name, there) for name in wanted]
-    return UserError("columns", list(wanted), ", ".join(there), " ".join(hint for hint in hints if hint))
+    value = wanted[0] if len(wanted) == 1 else list(wanted)
+    return UserError(fields.columns, value, ", ".join(there), " ".join(hint for hint in hints if hint))
 
 
-def _is_cell_space(space: SearchSpace, path: Path) -> None:
+def _is_cell_space(space: SearchSpace, path: Path, fields: Fields) -> None:
     if not isinstance(space, NasBench201Space):
-        raise UserError("table", str(path), "a table of this space", "This one is of NAS-Bench-201's cells.")
+        fix = "This one is of NAS-Bench-201's cells."
+        raise UserError(fields.file, str(path), "a table of this space", fix)
 
 
 # csv ------------------------------------------------------------------------------------------------
 
 
 def _read_csv(
-    path: Path, space: SearchSpace, wanted: Sequence[str] | None
+    path: Path, space: SearchSpace, wanted: Sequence[str] | None, fields: Fields
 ) -> tuple[list[Genes], dict[str, list[float]]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -121,38 +157,39 @@ def _read_csv(
             header = next(lines, [])
             rows = [row for row in lines if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError("table", str(path), "a csv file in UTF-8", str(error)) from error
+        raise UserError(fields.file, str(path), "a csv file in UTF-8", str(error)) from error
     for number, row in enumerate(rows, 2):
         if len(row) != len(header):
-            raise UserError(f"table, row {number}", row, f"{len(header)} cells, as in the header")
+            raise UserError(f"{fields.file}, row {number}", row, f"{len(header)} cells, as in the header")
     if not rows:
-        raise UserError("table", str(path), "a header and a row for each candidate")
+        raise UserError(fields.file, str(path), "a header and a row for each candidate")
     texts = dict(zip(header, zip(*rows, strict=True), strict=True))
-    keys, genes_of = _key(path, space, texts)
-    genes = list(_legal(genes_of, zip(*(texts[key] for key in keys), strict=True), space))
+    keys, genes_of = _key(path, space, texts, fields)
+    genes = list(_legal(genes_of, zip(*(texts[key] for key in keys), strict=True), space, fields))
     others = [name for name in header if name not in (*keys, NUMBERING)]
-    lacking = [name for name in wanted or () if name not in others]
-    if lacking:
-        raise _lacking(lacking, others)
+    absent = [name for name in wanted or () if name not in others]
+    if absent:
+        raise lacking(absent, others, fields)
     chosen = wanted if wanted is not None else [name for name in others if _holds_numbers(texts[name])]
-    return genes, {name: _numbers(name, texts[name]) for name in chosen}
+    return genes, {name: _numbers(name, texts[name], fields) for name in chosen}
 
 
 def _key(
-    path: Path, space: SearchSpace, texts: Mapping[str, object]
+    path: Path, space: SearchSpace, texts: Mapping[str, object], fields: Fields
 ) -> tuple[tuple[str, ...], Callable[[tuple[str, ...]], Genes]]:
     """The columns that name the candidate, and what makes genes of their texts."""
     if GENES in texts:
         return (GENES,), lambda row: _listed(row[0])
     if CELL in texts:
-        _is_cell_space(space, path)
+        _is_cell_space(space, path, fields)
         return (CELL,), lambda row: cell_genes(row[0])
-    lacking = [name for name in space.positions if name not in texts]
-    if not lacking:
+    absent = [name for name in space.positions if name not in texts]
+    if not absent:
         return space.positions, lambda row: _worded(row, space)
-    error = _lacking(lacking, tuple(texts))
-    fix = f"A row says which candidate it is of in {GENES!r}, in {CELL!r} or in all of the space's positions."
-    raise UserError(error.field, error.value, error.allowed, f"{error.fix} {fix}".strip())
+    allowed = f"a table with a column {GENES!r}, {CELL!r} or one for each of the space's positions"
+    hints = " ".join(filter(None, (nearest(name, texts) for name in absent)))
+    fix = f"It has {', '.join(texts)}, and lacks {', '.join(absent)}. {hints}"
+    raise UserError(fields.file, str(path), allowed, fix.strip())
 
 
 def _listed(text: str) -> Genes:
@@ -176,18 +213,21 @@ def _worded(row: Sequence[str], space: SearchSpace) -> Genes:
 
 
 def _legal(
-    genes_of: Callable[[tuple[str, ...]], Genes], rows: Iterator[tuple[str, ...]], space: SearchSpace
+    genes_of: Callable[[tuple[str, ...]], Genes],
+    rows: Iterator[tuple[str, ...]],
+    space: SearchSpace,
+    fields: Fields,
 ) -> Iterator[Genes]:
     seen: dict[Genes, int] = {}
     for number, row in enumerate(rows, 2):
+        where = f"{fields.file}, row {number}"
         try:
             genes = genes_of(row)
             if not space.legal(genes):
                 space.check(genes)
         except UserError as error:
-            raise error.under(f"table, row {number}") from None
+            raise error.under(where) from None
         if genes in seen:
-            where = f"table, row {number}"
             raise UserError(where, genes, "a candidate once", f"Row {seen[genes]} is of the same one.")
         seen[genes] = number
         yield genes
@@ -206,9 +246,10 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _numbers(name: str, texts: Sequence[str]) -> list[float]:
+def _numbers(name: str, texts: Sequence[str], fields: Fields) -> list[float]:
     try:
         return [float(text) if text else math.nan for text in texts]
     except ValueError:
         number = next(i for i, text in enumerate(texts, 2) if text and not _is_number(text))
-        raise UserError(f"table, row {number}.{name}", texts[number - 2], "a number, or nothing") from None
+        field = f"{fields.file}, row {number}.{name}"
+        raise UserError(field, texts[number - 2], "a number, or nothing") from None

@@ -23,13 +23,19 @@ from cluster.bench_search import (
     regret_curve,
     summary,
 )
+from cluster.ledger import Row
+from cluster.search_loop import Phase, SearchLoop
+from cluster.table_pool import TablePool
 from networks.errors import UserError
 from networks.spaces.space import Genes
 from searchers.constraints import Constraint, Feasible
+from searchers.evolution import EvolutionSettings
 from searchers.grid import GridSettings
 from searchers.local_search import LocalSettings
+from searchers.nsga import NsgaSettings
 from searchers.problem import Objective, Problem
 from searchers.random_search import RandomSettings
+from searchers.regularised_evolution import RegularisedEvolutionSettings
 from searchers.searcher import Evaluation
 from tests.searchers.toys import CHAIN, SCORE, separable
 from trainers.table import Table
@@ -55,10 +61,12 @@ def run(folder: Path, contest: Contest, **changes: Any) -> dict[str, Any]:
 class Noted:
     """Notes asks and tells."""
 
-    finished = False
-
     def __init__(self, total: int) -> None:
         self.left, self.notes = GENES[:total], list[str]()
+
+    @property
+    def finished(self) -> bool:
+        return not self.left
 
     def ask(self, n: int) -> list[Genes]:
         given, self.left = self.left[:n], self.left[n:]
@@ -83,10 +91,58 @@ def test_ask_i_comes_after_the_tells_up_to_i_less_in_flight() -> None:
     ]  # fmt: skip
 
 
+def test_a_round_is_asked_for_after_whole_rounds_were_told() -> None:
+    noted = Noted(7)
+    asked = list(queries(noted, TableEvaluator(TABLE, ["score"]), in_flight=4, round_size=2))
+    assert asked == GENES[:7]
+    assert noted.notes == [
+        "ask 0", "ask 1", "ask 2", "ask 3", "tell 0", "tell 1", "ask 4", "ask 5", "tell 2", "tell 3", "ask 6",
+        "tell 4", "tell 5", "tell 6",
+    ]  # fmt: skip
+
+
+SEARCHERS: dict[str, Any] = {
+    "random": RandomSettings(budget=90),
+    "local": LocalSettings(budget=90, starts=4),
+    "regularised_evolution": RegularisedEvolutionSettings(budget=90, population=20, sample=5),
+    "evolution": EvolutionSettings(
+        population=20, generations=4, parents=5, mutants=8, crossovers=8, probability=0.2
+    ),
+    "nsga": NsgaSettings(population=16, generations=5),
+}
+
+
+@pytest.mark.parametrize(("round_size", "in_flight"), [(1, 1), (1, 8), (7, 7), (5, 15), (25, 25), (25, 50)])
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_a_bench_asks_for_what_the_search_asks_for(name: str, round_size: int, in_flight: int) -> None:
+    """The same searcher and problem on the same table: driven by the bench, and by a search's loop."""
+    settings, here = SEARCHERS[name], contest(others=(Objective(metric="macs", maximise=False),))
+    benched = list(queries(settings.build(here.problem(5)), here.evaluator(), in_flight, round_size))
+    rows: list[Row] = []
+    loop = SearchLoop(
+        "bench", CHAIN, [Phase("search", settings.build(here.problem(5)))], rows.extend,
+        round_size=round_size, rounds_in_flight=in_flight // round_size, needed=("score",),
+    )  # fmt: skip
+    pool = TablePool(TABLE, ("score",))
+    while not loop.finished:
+        loop.advance(pool)
+    assert len(benched) > 50
+    assert benched == [row.candidate.genes for row in rows]
+
+
+def test_a_bench_tells_what_is_known_to_the_searcher_alone(tmp_path: Path) -> None:
+    best = max(GENES, key=TARGET)
+    known = [TableEvaluator(TABLE, ["score"])(genes) for genes in [best, *GENES[:5]]]
+    plain, warm = (run(tmp_path, contest(known=some), seeds=2, budget=20)["methods"] for some in ((), known))
+    assert warm["random"]["mean"] == plain["random"]["mean"]
+    assert warm["local"]["mean"] != plain["local"]["mean"]
+
+
 def test_what_a_table_lacks_is_a_failed_evaluation() -> None:
     table = Table(CHAIN, GENES[:2], {"a": [1.0, math.nan], "b": [2.0, 3.0]})
     both = TableEvaluator(table, ["a", "b"])
-    assert both(GENES[0]).metrics == {"a": 1.0, "b": 2.0} and both(GENES[0]).status == "ok"
+    assert both(GENES[0]).metrics == {"a": 1.0, "b": 2.0, **CHAIN.cost(GENES[0])._asdict()}
+    assert both(GENES[0]).status == "ok"
     assert both(GENES[1]).status == "failed" and "no a" in both(GENES[1]).reason
     assert both(GENES[2]).status == "failed" and "does not hold" in both(GENES[2]).reason
     assert TableEvaluator(table, ["b"])(GENES[1]).status == "ok"

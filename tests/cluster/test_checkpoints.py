@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -238,6 +239,43 @@ def test_a_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(Path, "replace", replace)
     write_atomically(path, b"new")
-    assert steps == [".report.json.draft", "replace", tmp_path.name]
+    assert len(steps) == 3 and steps[1:] == ["replace", tmp_path.name]
+    assert steps[0].startswith(".report.json.") and steps[0].endswith(".draft")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_writers_at_the_same_moment_do_not_mix(tmp_path: Path) -> None:
+    """A process that was thought dead may still be writing."""
+    path, start = tmp_path / "report.json", threading.Barrier(6)
+    failures: list[Exception] = []
+
+    def write(number: int) -> None:
+        start.wait()
+        try:
+            for _ in range(20):
+                write_atomically(path, bytes([number]) * 200_000)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    body = path.read_bytes()
+    assert len(body) == 200_000 and len(set(body)) == 1
+    assert [one.name for one in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_drafts_of_the_killed_are_cleared_away(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    old, young = (tmp_path / f".epoch-000001.{name}.node-1-1.draft" for name in ("json", "safetensors"))
+    for draft in (old, young):
+        draft.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    store.save(1, {"weight": torch.zeros(1)}, {})
+    assert not old.exists() and young.exists()
+    assert store.newest() is not None

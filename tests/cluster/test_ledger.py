@@ -240,7 +240,7 @@ def test_a_second_recorder_cannot_write_over_the_first(ledger: Ledger) -> None:
     told: list[list[Row]] = []
     second.listeners.append(told.append)
     first.commit(0, [(report(0, 1), "ok")])
-    with pytest.raises(FileExistsError):
+    with pytest.raises(UserError, match="Another process is driving this run"):
         second.commit(0, [(report(1, 1), "ok")])
     assert [one.candidate.ask_index for one in ledger.rows()] == [0]
     assert told == []

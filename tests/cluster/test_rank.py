@@ -184,7 +184,7 @@ def test_drawn_candidates_differ_and_meet_the_constraints(tmp_path: Path) -> Non
 
 def test_a_table_without_the_column(finished: Run, table: Path) -> None:
     error = refused(finished, Ranking(table=table, truth="sise", scores=("params",)), "params")
-    assert error.field == "ranking.columns"
+    assert error.field == "--truth"
     assert "Did you mean 'size'?" in str(error)
     assert finished.ending == "FINISHED"
 

@@ -9,8 +9,11 @@ import pytest
 
 import cluster.experiment
 from cluster.ledger import Ledger
+from cluster.members import PoolLost
 from cluster.run import Run
 from cluster.search_trial import SearchConfig, SearchReport, drive_local_search
+from cluster.tune_driver import fault_of, fault_text
+from networks.errors import CannotGoOn
 from networks.spaces.space import Genes
 from tests.cluster.choices import NoWriter, chain_space, write_table, write_tiny
 from tests.cluster.commands import json_of, private_environment, run_weft, tree, weft
@@ -104,6 +107,54 @@ def test_json_is_one_object_and_progress_goes_elsewhere(
     assert "searching, " in ended.err
     # The ranking and what else is compared changes no candidate.
     assert found["ledger_digest"] == Run(folder / "runs" / "tiny-001").ledger.digest()
+
+
+STOPS = [
+    (
+        CannotGoOn("the search's process died 4 times,\nand retries are 3"),
+        "process died 4 times, and retries are 3",
+    ),
+    (
+        fault_of(fault_text(PoolLost("7 times in a row a replica failed"))),
+        "7 times in a row a replica failed",
+    ),
+    (fault_of(fault_text(KeyError("weights"))), "KeyError: 'weights'"),
+]
+
+
+@pytest.mark.parametrize(("error", "words"), STOPS)
+def test_a_search_that_cannot_go_on_says_how_to(
+    tmp_path: Path, no_mlflow: None, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    def stop(config: SearchConfig, heard: Callable[[SearchReport], None]) -> None:
+        raise error
+
+    write_tiny(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster.experiment, "drive_local_search", stop)
+        ended = weft("search", "tiny.yaml", "--set", "seed=4", "--local", cwd=tmp_path)
+    assert ended.code == 1
+    (line,) = [line for line in ended.err.splitlines() if line.startswith("weft: ")]
+    assert words in line
+    assert line.endswith(
+        "what is committed is kept. To go on: weft search tiny.yaml --set seed=4 --local --resume"
+    )
+    assert "Traceback" not in ended.err
+    assert Run(tmp_path / "runs" / "tiny-001").ending == "FAILED"
+    assert weft("search", "tiny.yaml", "--set", "seed=4", "--local", "--resume", cwd=tmp_path).code == 0
+
+
+def test_a_ranking_that_cannot_go_on_says_how_to(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise CannotGoOn("the search's process died 4 times")
+
+    monkeypatch.setattr("cluster.rank.drive_choices", stop)
+    arguments = ("rank", "tiny", "--score", "params", "--table", "truth.csv", "--truth", "size", "--local")
+    ended = weft(*arguments, cwd=copied)
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.splitlines()[-1] == (
+        "weft: the search's process died 4 times; what is committed is kept. To go on: the same command"
+    )
 
 
 def test_every_candidate_failed(tmp_path: Path, no_mlflow: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +263,10 @@ def test_a_changed_recipe_is_not_gone_on_with(copied: Path) -> None:
             ["tiny.yaml with --set constraints=", "constraints.0.at_most: 10.0", "smallest ", "largest "],
         ),
         (["ranking={table: no.csv, truth: a, scores: [params]}"], ["ranking.table: 'no.csv'"]),
-        (["warm_start.path=no.csv"], ["warm_start.table: 'no.csv'"]),
+        (["warm_start.path=no.csv"], ["warm_start.path: 'no.csv'"]),
+        (["supernet.precision=mixed"], ["supernet.precision: 'mixed'", "on a CPU"]),
+        (["supernet.mac_bins={low: 1, high: 9}"], ["supernet.mac_bins: ", "smallest ", "largest "]),
+        (["score.batch_size=500"], ["score.batch_size: 500", "1 to 128"]),
         (["supernet.batch_size=1000"], ["supernet.batch_size: 1000"]),
         (["searcher.kind=x", "round=0"], ["searcher.kind: 'x'", "round: 0"]),
     ],
@@ -310,8 +364,11 @@ def test_rank_against_trainings(copied: Path, no_mlflow: None) -> None:
         (["--score", "params"], ["--table: None", "--table with --truth, or --train"]),
         (["--score", "params", "--table", "truth.csv"], ["--table: 'truth.csv'"]),
         (["--score", "params", "--table", "truth.csv", "--truth", "size", "--train", "3"], ["--table"]),
-        (["--score", "params", "--table", "no.csv", "--truth", "size"], ["ranking.table: 'no.csv'"]),
-        (["--score", "params", "--table", "truth.csv", "--truth", "sise"], ["mean 'size'?"]),
+        (["--score", "params", "--table", "no.csv", "--truth", "size"], ["weft: --table: 'no.csv'"]),
+        (
+            ["--score", "params", "--table", "truth.csv", "--truth", "sise"],
+            ["--truth: 'sise'", "mean 'size'?"],
+        ),
         (["--score", "params", "--train", "2"], ["--train"]),
         (["--train", "3"], ["--score"]),
     ],
@@ -391,10 +448,10 @@ def test_bench_search_binds_constraints(tabular: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--set", "score.names=[erly]"], ["score.columns: ", "Did you mean 'early'?"]),
-        (["--reported", "lat"], ["score.columns: ", "Did you mean 'late'?"]),
-        (["--set", "score.path=no.csv"], ["score.table: 'no.csv'"]),
-        (["--set", "constraints=[{cost: latency_ms, at_most: 3}]"], ["constraints.0.cost: 'latency_ms'"]),
+        (["--set", "score.names=[erly]"], ["score.names: 'erly'", "Did you mean 'early'?"]),
+        (["--reported", "lat"], ["--reported: 'lat'", "Did you mean 'late'?"]),
+        (["--set", "score.path=no.csv"], ["score.path: 'no.csv'"]),
+        (["--set", "constraints=[{cost: latency_ms, at_most: 3}]"], ["score.names: ", "latency_ms too"]),
         (["--set", "constraints=[{cost: params, at_most: 3}]"], ["constraints.0.at_most: 3.0"]),
         (["--seeds", "1"], ["--seeds"]),
     ],

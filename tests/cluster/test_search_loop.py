@@ -183,7 +183,7 @@ def test_a_searcher_that_neither_asks_nor_finishes_is_an_error() -> None:
         def ask(self, n: int) -> list[Genes]:
             return []
 
-    with pytest.raises(RuntimeError, match="'search' neither asks nor finishes"):
+    with pytest.raises(RuntimeError, match="the searcher neither asks nor finishes"):
         run(loop_of([Phase("search", Stuck(3))], lambda rows: None), Scores())
 
 
@@ -215,6 +215,39 @@ def test_failed_candidates_are_recorded_and_told() -> None:
         assert Row.model_validate(one.model_dump()) == one  # made without validation
 
 
+class Partial(Scores):
+    """Every second result lacks `score`, every third lacks `other`."""
+
+    def collect(self, number: int) -> list[Scored]:
+        taken, self._queue = self._queue[:number], self._queue[number:]
+        return [self._result(sum(genes), genes) for genes in taken]
+
+    def _result(self, value: int, genes: Genes) -> Scored:
+        metrics = {"score": 1.0, "other": 2.0}
+        lost = [name for name, every in (("score", 2), ("other", 3)) if value % every == 0]
+        kept = {name: metrics[name] for name in metrics if name not in lost}
+        return Scored(kept, f"no {lost}" if lost else "", 0.1, "here:1")
+
+
+@pytest.mark.parametrize("needed", [("score",), ("other",), ("score", "other"), ()])
+def test_a_row_fails_only_without_what_is_needed(needed: tuple[str, ...]) -> None:
+    asker = Asker(60)
+    loop = SearchLoop(
+        "test/0", SPACE, [Phase("search", asker)], lambda rows: None, round_size=5, needed=needed
+    )
+    rows = run(loop, Partial())
+    assert {one.status for one in rows} == {"ok", "failed"}
+    for one, told in zip(rows, asker.told, strict=True):
+        value = sum(one.candidate.genes)
+        kept = {
+            name: number for name, number, every in (("score", 1.0, 2), ("other", 2.0, 3)) if value % every
+        }
+        assert one.metrics == kept, "what could be scored is kept"
+        failed = not kept or not kept.keys() >= set(needed)
+        assert one.status == told.status == ("failed" if failed else "ok")
+        assert bool(one.reason) == (len(kept) < 2)
+
+
 def test_genes_outside_the_space_are_a_failed_row() -> None:
     class Astray(Asker):
         def ask(self, n: int) -> list[Genes]:
@@ -232,6 +265,23 @@ def test_values_are_higher_for_better_and_worst_for_nothing() -> None:
     assert value_of(one, "odd") == value_of(one, "missing") == float("-inf")
     assert value_of(row(0, status="failed", metrics={"loss": 1.0}), "loss") == float("-inf")
     assert evaluation_of(one).metrics["params"] == 1000
+
+
+def test_a_metric_of_the_name_of_a_cost_counts() -> None:
+    """A table's column `params` is what its owner asked for, in whatever unit."""
+    one = row(0, metrics={"score": 1.0, "params": 1.5})
+    assert one.cost.params == 1000
+    assert value_of(one, "params") == evaluation_of(one).metrics["params"] == 1.5
+    assert value_of(one, "macs", maximise=False) == -one.cost.macs
+
+
+def test_a_score_wins_over_what_is_measured() -> None:
+    loop = SearchLoop(
+        "test/0", SPACE, [Phase("search", Asker(2))], lambda rows: None,
+        round_size=2, measured=lambda genes: {"score": -5.0, "latency_ms": 2.5},
+    )  # fmt: skip
+    for one in run(loop, Scores()):
+        assert one.metrics == {"score": float(sum(one.candidate.genes)), "latency_ms": 2.5}
 
 
 # Interruption -------------------------------------------------------------------------------------------

@@ -120,6 +120,16 @@ def test_the_frontier_of_two_objectives(found_of: Any) -> None:
     ]
 
 
+def test_a_score_of_a_costs_name_is_shown_where_it_differs(found_of: Any) -> None:
+    same = [row(0, 0.5, params=1000.0), row(1, 0.9, params=1001.0)]
+    own = [row(0, 0.5, params=7.5), row(1, 0.9, params=1001.0)]
+    assert "params (score)" not in search_markdown(found_of(same)) + said(found_of(same), 5)
+    page = search_markdown(found_of(own))
+    assert "| genes | accuracy | params (score) | params | MACs |" in page
+    assert "| 0 0 0 0 0 0 0 0 | 0.5 | 7.5 | 1,000 | 100 |" in page
+    assert "params (score)" in said(found_of(own), 5)
+
+
 def test_with_one_objective_the_frontier_is_the_best(found_of: Any) -> None:
     found = found_of([row(0, 0.5), row(1, 0.9), row(2, None)])
     assert [line["candidate"] for line in found["frontier"]] == [1]
@@ -191,6 +201,7 @@ def test_scores_against_the_truth(ranked: tuple[SearchRecipe, Table, list[Row]])
     assert accuracy["tau"] == pytest.approx(0.2)
     assert params["tau"] == pytest.approx(-1)
     assert accuracy["low"] <= accuracy["tau"] <= accuracy["high"]
+    assert accuracy["failed"] == params["failed"] == [["out of memory", 1]]
     assert score_rankings([], recipe, table) == score_rankings(rows, recipe, None) == []
 
 
@@ -201,6 +212,7 @@ def test_the_page_tells_how_scores_rank(ranked: tuple[SearchRecipe, Table, list[
     page = search_markdown(found)
     assert "How well scores rank, against c10:" in page
     assert "| accuracy | 5 | 0.2 | " in page
+    assert "accuracy failed 1 times: out of memory" in page.splitlines()
     constant = search_report(run, recipe, [], [one.model_copy(update={"metrics": {}}) for one in rows], table)
     assert "| accuracy | 5 |  |  |  | 10 |" in search_markdown(constant)
     run.write_json("report.json", found)

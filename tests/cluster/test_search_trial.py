@@ -18,7 +18,7 @@ from cluster.network_file import load_network
 from cluster.pool import LocalPool
 from cluster.replica import Replica
 from cluster.run import Run
-from cluster.search_report import score_rankings
+from cluster.search_report import score_rankings, search_report
 from cluster.search_trial import SearchConfig, SearchReport, SearchTrial, drive_local_search
 from networks.architecture import Architecture, Shape
 from networks.counters import counter_random
@@ -28,6 +28,8 @@ from networks.spaces.space import Genes
 from tests.cluster.choices import chain_space, new_search, ready, reports, tiny_recipe, write_table
 from trainers.data import open_data
 from trainers.scores.accuracy import validate
+from trainers.scores.registry import SCORES
+from trainers.scores.score import Bench
 
 SPACE = chain_space()
 
@@ -260,6 +262,34 @@ def test_a_loss_that_is_no_number_names_the_step_and_keeps_the_checkpoint(tmp_pa
     assert (ready(config).pool.digest(), sorted((config.folder / "supernet").iterdir())) == kept
 
 
+def test_a_ledger_with_fewer_segments_than_the_checkpoint_names(tmp_path: Path) -> None:
+    config = new_search(tiny_recipe(tmp_path))
+    trial = ready(config)
+    while len(trial.run.ledger.segments()) < 3:
+        trial.step()
+    trial.save()
+    assert ready(config).pool.step == 4
+    trial.run.ledger.segments()[-1].unlink()
+    with pytest.raises(UserError, match=r"the 3 segments that were committed .* There are 2") as caught:
+        ready(config)
+    assert caught.value.field == "ledger"
+
+
+def test_another_process_that_drives_the_same_run(tmp_path: Path, whole: Done) -> None:
+    """After its driver was killed, a trial of before may live on while a resumed one begins."""
+    config = new_search(tiny_recipe(tmp_path))
+    orphan, resumed = ready(config), ready(config)
+    while len(orphan.run.ledger.segments()) < 2:
+        orphan.step()
+    with pytest.raises(UserError, match="Another process is driving this run") as caught:
+        while True:
+            resumed.step()
+    assert caught.value.field == "ledger"
+    reports(orphan)
+    assert (orphan.run.ledger.digest(), orphan.pool.digest()) == (whole.digest, whole.weights)
+    assert not list(config.folder.rglob("*draft*"))
+
+
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = ready(new_search(tiny_recipe(tmp_path)))
 
@@ -312,12 +342,33 @@ def test_a_table_that_lacks_candidates_fails_those(tmp_path: Path) -> None:
         genes = row.candidate.genes
         if genes[0] == 1:
             assert (row.status, row.metrics) == ("failed", {})
-            assert "one of the 4374 candidates in the table" in row.reason
+            assert row.reason == "the table does not hold it"
         elif genes[1] == 1:
-            assert (row.status, row.reason) == ("failed", "the table has no known for it")
+            assert (row.status, row.reason) == ("failed", "the table holds no known of it")
         else:
             assert row.status == "ok"
     assert len({row.status for row in done.rows}) == 2
+
+
+def test_a_tables_column_of_a_costs_name_is_what_counts(tmp_path: Path) -> None:
+    """In the table, other candidates are large than in the space."""
+    own = {"known": score_of, "params": lambda genes: float(genes[0])}
+    path = write_table(tmp_path / "own.csv", own)
+    score = {"kind": "table", "path": str(path), "names": ["known", "params"], "image": [1, 8, 8]}
+    objectives = [{"metric": "known"}, {"metric": "params", "maximise": False}]
+    recipe = tiny_recipe(tmp_path / "runs", data=None, supernet=None, score=score, objectives=objectives)
+    done = finish(new_search(recipe))
+    found = search_report(Run(done.config.folder), recipe, done.rows)
+    best = {first: max((row for row in done.rows if row.candidate.genes[0] == first), key=known_of)
+            for first in {row.candidate.genes[0] for row in done.rows}}  # fmt: skip
+    assert {line["candidate"] for line in found["frontier"]} <= {
+        row.candidate.ask_index for row in best.values()
+    }
+    assert max(done.rows, key=known_of).candidate.ask_index in {one["candidate"] for one in found["frontier"]}
+
+
+def known_of(row: Row) -> float:
+    return row.metrics["known"]
 
 
 def test_an_altered_table_is_refused(tmp_path: Path) -> None:
@@ -353,6 +404,50 @@ def test_known_candidates_are_not_asked_for_again(tmp_path: Path) -> None:
     for child in asked[2:4]:  # crossovers
         assert all(gene in pair for gene, *pair in zip(child, *parents, strict=True))
     assert ready(warm.config).step().done
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, score: str, way: Callable[[Genes], bool]) -> None:
+    """Let a score fail for some candidates."""
+    real = SCORES[score]
+
+    class Failing:
+        name, needs_supernet, needs_batches = real.name, real.needs_supernet, real.needs_batches
+
+        def supports(self, space: object) -> bool:
+            return True
+
+        def __call__(self, bench: Bench, genes: Genes) -> float:
+            if way(genes):
+                raise ValueError("it does not like it")
+            return real(bench, genes)
+
+    monkeypatch.setattr("trainers.scores.registry.SCORES", {**SCORES, score: Failing()})
+
+
+def test_a_score_that_fails_takes_no_other_with_it(
+    tmp_path: Path, whole: Done, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`params` is no objective: its candidates are as good as before, and the search asks as before."""
+    failing(monkeypatch, "params", lambda genes: genes[0] != 1)
+    done = finish(new_search(tiny_recipe(tmp_path)))
+    assert [row.candidate.genes for row in done.rows] == [row.candidate.genes for row in whole.rows]
+    lost = [row for row in done.rows if row.candidate.genes[0] != 1]
+    assert 0 < len(lost) < len(done.rows)
+    for row, usual in zip(done.rows, whole.rows, strict=True):
+        assert row.status == "ok" and row.metrics["accuracy"] == usual.metrics["accuracy"]
+        expected = "params: ValueError: it does not like it" if row in lost else ""
+        assert (row.reason, "params" in row.metrics) == (expected, not expected)
+
+
+def test_a_candidate_without_an_objectives_score_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, "accuracy", lambda genes: genes[0] == 1)
+    for row in finish(new_search(tiny_recipe(tmp_path))).rows:
+        lost = row.candidate.genes[0] == 1
+        assert row.status == ("failed" if lost else "ok")
+        assert row.metrics["params"] == row.cost.params
+        assert row.reason == ("accuracy: ValueError: it does not like it" if lost else "")
 
 
 # Ranking ---------------------------------------------------------------------------------------------------
@@ -402,6 +497,23 @@ def test_a_score_against_its_contrary_ranks_backwards(tmp_path: Path) -> None:
     assert done.said[-1].asked == 3
 
 
+def test_in_a_ranking_each_score_has_its_own_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, "accuracy", lambda genes: True)
+    config = ranked(tmp_path)
+    trial = ready(config)
+    reports(trial)
+    rows = list(Ledger(config.folder / "ranking").rows())
+    assert [set(row.metrics) for row in rows] == [{"params"}] * 10
+    params, accuracy = score_rankings(rows, config.recipe, trial.plan.truth)
+    assert (params["tau"], params["failed"]) == (pytest.approx(1), [])
+    assert (accuracy["tau"], accuracy["failed"]) == (
+        None,
+        [["accuracy: ValueError: it does not like it", 10]],
+    )
+
+
 def test_a_ranking_goes_on_in_the_middle(tmp_path: Path) -> None:
     done = finish(ranked(tmp_path))
     expected = Ledger(done.config.folder / "ranking").digest()
@@ -448,6 +560,24 @@ def test_the_best_network_gives_the_logits_of_the_path(whole: Done) -> None:
         expected = forward(x)
     with torch.no_grad():
         torch.testing.assert_close(network(x), expected, rtol=0, atol=1e-5)
+
+
+def test_the_best_network_of_a_search_that_trained_on_a_gpu(
+    tmp_path: Path, whole: Done, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings of the training, such as mixed precision, mean nothing to who saves the network."""
+    trial = ready(new_search(tiny_recipe(tmp_path)))
+    while not trial.loop.finished:
+        trial.step()
+    supernet = trial.config.recipe.supernet
+    assert supernet is not None
+    mixed = {"supernet": supernet.model_copy(update={"precision": "mixed"})}
+    monkeypatch.setattr(trial, "config", trial.config.model_copy(
+        update={"recipe": trial.config.recipe.model_copy(update=mixed)}
+    ))  # fmt: skip
+    assert trial.step().done
+    weights = (trial.config.folder / "best" / "network.safetensors").read_bytes()
+    assert weights == (whole.config.folder / "best" / "network.safetensors").read_bytes()
 
 
 def test_without_a_usable_candidate_there_is_no_network(

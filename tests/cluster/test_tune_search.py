@@ -17,7 +17,7 @@ from ray._private.state import actors
 from cluster.run import Run
 from cluster.search_trial import SearchConfig, SearchReport
 from cluster.tune_search import TuneSearchTrial, drive_tune_search, replicas
-from networks.errors import UserError
+from networks.errors import CannotGoOn, UserError
 from tests.cluster.choices import new_search, ready, reports, tiny_recipe
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
@@ -168,7 +168,7 @@ def test_a_killed_process_changes_nothing(tmp_path: Path, retries: int) -> None:
         if retries:
             drive_tune_search(config, lambda report: None)
         else:
-            with pytest.raises(RuntimeError, match="died 1 times; what is committed is kept"):
+            with pytest.raises(CannotGoOn, match="died 1 times, and retries are 0"):
                 drive_tune_search(config, lambda report: None)
     assert len(killed) == 1
     kept = list(Run(config.folder).ledger.rows())

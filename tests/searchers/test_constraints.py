@@ -1,12 +1,15 @@
 """Constraints: what they refuse before a search, in which words, and that draws keep them."""
 
+import itertools
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from networks.architecture import Shape
 from networks.counters import counter_random
 from networks.errors import UserError
+from networks.spaces.chain import ShuffleNetSettings, ShuffleNetSpace
 from networks.spaces.space import Genes, SearchSpace
 from searchers.constraints import (
     ANYTHING,
@@ -16,8 +19,10 @@ from searchers.constraints import (
     cost_range,
     static_costs,
 )
+from searchers.problem import Problem
+from searchers.random_search import RandomSettings
 from tests.networks.refusals import refused
-from tests.searchers.toys import CELLS, CHAIN, GRAPHS, SHUFFLE
+from tests.searchers.toys import CELLS, CHAIN, GRAPHS, SCORE, SHUFFLE
 
 
 def refusal(space: SearchSpace, *constraints: Constraint, latency: Any = None) -> str:
@@ -144,10 +149,11 @@ def test_a_gap_inside_the_range_of_one_cost() -> None:
 
 def test_large_spaces_are_sampled_and_the_words_say_so() -> None:
     low, high = SHUFFLE.extremes("macs")
-    words = refusal(SHUFFLE, Constraint(cost="macs", at_most=low + 1))
-    assert words == (
-        f"constraints: 'macs at most {low + 1}' cannot be used; allowed: constraints that some candidate "
-        "meets. None of 10,000 sampled meets all of them. In this space, "
+    gap = Constraint(cost="macs", at_least=low + 1, at_most=low + 2)
+    assert refusal(SHUFFLE, gap) == (
+        f"constraints: 'macs at least {low + 1} and at most {low + 2}' cannot be used; allowed: constraints "
+        "that some candidate meets. None of 10,000 random candidates meets them, nor of 200 that were "
+        "changed to. If any does, it is too rare to be drawn. In this space, "
         f"macs: smallest {low:,}, largest {high:,}."
     )
     assert refusal(SHUFFLE, Constraint(cost="macs", at_most=(low + high) / 2)) == ""
@@ -188,9 +194,88 @@ def test_draws_meet_the_constraints_and_costs_are_asked_once() -> None:
 
 
 def test_draws_end() -> None:
-    tight = Feasible((Constraint(cost="macs", at_most=SHUFFLE.extremes("macs")[0]),), static_costs(SHUFFLE))
+    gap = feasible_of(Constraint(cost="macs", at_least=LOW + 1, at_most=LOW + 2))
+    with pytest.raises(UserError, match=r"random candidates meets them, nor of 200 that were changed to\.$"):
+        gap.sample(SHUFFLE, counter_random(0, "draws"))
+    nothing = Feasible((Constraint(cost="sum", at_most=-1),), lambda genes: {"sum": float(sum(genes))})
     with pytest.raises(UserError, match=r"None of 10,000 random candidates meets them\.$"):
-        tight.sample(SHUFFLE, counter_random(0, "draws"))
+        nothing.sample(CHAIN, counter_random(0, "draws"))
+
+
+# Rare ---------------------------------------------------------------------------------------------
+
+LOW, HIGH = SHUFFLE.extremes("macs")
+
+
+def feasible_of(*constraints: Constraint) -> Feasible:
+    return Feasible(constraints, static_costs(SHUFFLE))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.1])
+def test_what_is_rare_can_be_drawn(share: float) -> None:
+    """None of 10,000 uniform draws has so few multiply-adds. The smallest candidate alone has `share` 0."""
+    tight = Constraint(cost="macs", at_most=LOW + share * (HIGH - LOW))
+    assert refusal(SHUFFLE, tight) == ""
+    feasible = feasible_of(tight)
+    assert feasible.rare(SHUFFLE)
+    rng = counter_random(3, "draws")
+    drawn = [feasible.sample(SHUFFLE, rng) for _ in range(60)]
+    assert all(SHUFFLE.cost(genes).macs <= tight.bounds[1] for genes in drawn)
+    assert len(set(drawn)) == 1 if share == 0 else len(set(drawn)) > 40
+    rng = counter_random(3, "draws")
+    fresh = feasible_of(tight)
+    assert [fresh.sample(SHUFFLE, rng) for _ in range(60)] == drawn
+
+
+def test_the_bound_of_spos_that_was_refused() -> None:
+    space = ShuffleNetSpace(ShuffleNetSettings(), Shape(3, 224, 224), 1000)
+    assert space.extremes("macs")[0] == 270_359_360
+    tight = Constraint(cost="macs", at_most=285e6)
+    assert refusal(space, tight) == ""
+    settings = RandomSettings(budget=50)
+    searcher = settings.build(Problem(space, SCORE, 1, Feasible((tight,), static_costs(space))))
+    asked = searcher.ask(50)
+    assert len(set(asked)) == 50 and all(space.cost(genes).macs <= 285e6 for genes in asked)
+
+
+def test_rare_on_two_costs_and_between_bounds() -> None:
+    """Of the candidates with few multiply-adds those with many parameters, in a narrow band."""
+    params = SHUFFLE.extremes("params")
+    band = Constraint(cost="macs", at_least=LOW + 0.05 * (HIGH - LOW), at_most=LOW + 0.1 * (HIGH - LOW))
+    light = Constraint(cost="params", at_most=params[0] + 0.15 * (params[1] - params[0]))
+    assert refusal(SHUFFLE, band, light) == ""
+    feasible = feasible_of(band, light)
+    assert feasible.rare(SHUFFLE)
+    rng = counter_random(0, "draws")
+    for _ in range(30):
+        cost = SHUFFLE.cost(feasible.sample(SHUFFLE, rng))
+        assert band.bounds[0] <= cost.macs <= band.bounds[1] and cost.params <= light.bounds[1]
+
+
+def test_where_uniform_draws_do_they_are_as_they_were() -> None:
+    feasible = feasible_of(Constraint(cost="macs", at_most=LOW + 0.4 * (HIGH - LOW)))
+    assert not feasible.rare(SHUFFLE)
+    rng, plain = counter_random(0, "draws"), counter_random(0, "draws")
+    kept = (genes for genes in iter(lambda: SHUFFLE.sample(plain), None) if feasible(genes))
+    assert [feasible.sample(SHUFFLE, rng) for _ in range(20)] == list(itertools.islice(kept, 20))
+
+
+def test_beyond_the_extremes_nothing_is_tried() -> None:
+    words = refusal(SHUFFLE, Constraint(cost="macs", at_most=LOW - 1))
+    assert words.endswith(f"In this space, macs: smallest {LOW:,}, largest {HIGH:,}.")
+    assert words.startswith("constraints.0.at_most") and "drawn" not in words
+
+
+def test_measured_costs_wait() -> None:
+    def never(genes: Genes) -> dict[str, float]:
+        raise AssertionError("it is measured")
+
+    late, soon = Constraint(cost="latency_ms", at_most=1), Constraint(cost="macs", at_most=LOW)
+    check_satisfiable(SHUFFLE, [late, soon], never, 0, measure=False)
+    with pytest.raises(UserError, match=r"constraints\.1\.at_most: 1\.0 cannot be used; .* smallest"):
+        check_satisfiable(SHUFFLE, [late, Constraint(cost="macs", at_most=1)], never, 0, measure=False)
+    with pytest.raises(AssertionError):
+        check_satisfiable(SHUFFLE, [late, soon], never, 0)
 
 
 def test_without_constraints_all_is_feasible() -> None:

@@ -184,7 +184,7 @@ def test_what_a_table_does_not_hold_is_refused(tmp_path: Path) -> None:
         (["genes", "acc"], ["[0,0,0,0,0,0,0,0]", "high"], "table, row 2.acc", "a number"),
         (["genes", "acc"], ["[0,0,0,0,0,0,0,0]"], "table, row 2", "2 cells"),
         (["arch", "acc"], [cell_string((0,) * 6), 1], "table", "NAS-Bench-201"),
-        (["block 1", "acc"], ["identity", 1], "columns", "block 2"),
+        (["block 1", "acc"], ["identity", 1], "table", "It has block 1, acc, and lacks block 2"),
         (CHAIN.positions, ["identity"] * 7 + ["identty"], "table, row 2.block 8", "Did you mean 'identity'?"),
     ],
 )
