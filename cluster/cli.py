@@ -23,7 +23,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 import typer
 from rich.console import Console
 
-from cluster.tables import plain_table, ranking_table, regret_table, scores_table, search_tables
+from cluster.tables import plain_table, ranking_table, regret_table, scores_table, search_tables, times_line
 from networks.errors import CannotGoOn, UserError
 
 app = typer.Typer(
@@ -333,6 +333,8 @@ def print_found(found: dict[str, Any], limit: int) -> None:
     for reason, number in found["failures"][:5]:
         out.print(f"{number} failed: {reason}", markup=False)
     print_score_failures(found["scores"])
+    if found["times"]:
+        out.print(times_line(found["times"]), highlight=False)
 
 
 def print_score_failures(scores: Sequence[dict[str, Any]]) -> None:

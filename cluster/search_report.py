@@ -14,7 +14,8 @@ from cluster.run import Run
 from cluster.search_loop import value_of
 from cluster.search_plan import SearchPlan
 from cluster.search_recipe import SearchRecipe
-from cluster.tables import metric_columns
+from cluster.stopwatch import TIMES
+from cluster.tables import metric_columns, times_line
 from networks.counters import counter_random
 from searchers.pareto import frontier
 from trainers.ranking import Ranking, kendall_tau_b
@@ -52,6 +53,7 @@ def search_report(
         "against_random": against_random(rows, recipe.metric, recipe.seed),
         "scores": [] if recipe.ranking is None else score_rankings(ranked, recipe, truth),
         "truth": None if recipe.ranking is None else recipe.ranking.truth,
+        "times": json.loads((run.folder / TIMES).read_text()) if (run.folder / TIMES).exists() else None,
     }
 
 
@@ -119,6 +121,8 @@ def search_markdown(found: dict[str, Any]) -> str:
         f"{found['candidates']} candidates, {found['failed']} of them failed.",
         "",
     ]
+    if found["times"]:
+        lines += [times_line(found["times"]), ""]
     against = found["against_random"]
     if against is not None:
         lines += [

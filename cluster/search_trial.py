@@ -22,7 +22,7 @@ from cluster.run import Run
 from cluster.search_loop import Phase, SearchLoop
 from cluster.search_plan import LATENCIES, SearchPlan, batch_size_of
 from cluster.search_recipe import SearchRecipe
-from cluster.stopwatch import Stopwatch
+from cluster.stopwatch import TIMES, Stopwatch
 from cluster.table_pool import TablePool
 from networks.errors import UserError
 from networks.supernet import build_supernet
@@ -81,6 +81,7 @@ class SearchTrial:
 
     def setup(self, config: SearchConfig) -> None:
         """Make the search ready; every trace of an earlier one is gone."""
+        asked = time.time()
         self.close()
         self.config, recipe = config, config.recipe
         self.run = Run(config.folder)
@@ -93,9 +94,11 @@ class SearchTrial:
         self._numerics = SameNumerics(self.run, recipe.allow_mixed)
         self._best: float | None = None
         self._pace = 0.0  # seconds a training step
-        self.watch = Stopwatch()
         self._scoring: tuple[str, ...] = ()
         checkpoint = self._loaded()
+        anew = checkpoint is None and not self.run.ledger.segments()
+        since = self.run.about["created"] / 1000 if anew else asked
+        self.watch = Stopwatch(config.replicas or 1, since)
         self.plan.check_measured()
         self._use_scores(recipe.score.names, checkpoint)
         self.loop = self._loop(self.plan.phases(), self.run.ledger, recipe.needed)
@@ -182,7 +185,7 @@ class SearchTrial:
             self._save_best()
         if self.watch.times.wall:
             times = self.watch.times
-            self.run.write_json("times.json", {**times._asdict(), "overhead": times.overhead})
+            self.run.write_json(TIMES, {**times._asdict(), "overhead": times.overhead})
         return self._report("done", self.loop.evaluations, self.loop.evaluations)
 
     def _train(self) -> SearchReport:

@@ -6,12 +6,16 @@ from typing import NamedTuple
 
 from cluster.ledger import Row
 
+TIMES = "times.json"  # in a run's folder
+
 
 class Times(NamedTuple):
-    """Seconds of one process: `wall` from its first step to the last tell; `training` inside the pool's
-    training; `scoring` inside scores, divided by the replicas that computed them. `began`: Unix seconds."""
+    """Seconds of one process: `startup` until its first step; `wall` from there to the last tell; `training`
+    inside the pool's training, in which replicas exchange gradients and are replaced; `scoring` inside
+    scores, divided by the replicas that share them. `began`: Unix seconds of the first step."""
 
     began: float
+    startup: float
     wall: float
     training: float
     scoring: float
@@ -23,12 +27,12 @@ class Times(NamedTuple):
 
 
 class Stopwatch:
-    """Starts with the first `start`."""
+    """Starts with the first `start`. `since`: Unix seconds when the search, or its resume, was asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, replicas: int, since: float) -> None:
+        self._replicas, self._since = replicas, since
         self._began: float | None = None
         self._start = self._last = self._training = self._seconds = 0.0
-        self._places: set[str] = set()
 
     def start(self) -> None:
         if self._began is None:
@@ -40,11 +44,10 @@ class Stopwatch:
 
     def told(self, rows: Sequence[Row]) -> None:
         self._seconds += sum(row.seconds for row in rows)
-        self._places |= {row.place for row in rows}
         self._last = time.monotonic()
 
     @property
     def times(self) -> Times:
         wall = max(0.0, self._last - self._start)
-        scoring = self._seconds / max(1, len(self._places))
-        return Times(self._began or 0.0, wall, self._training, scoring)
+        began = self._since if self._began is None else self._began
+        return Times(began, began - self._since, wall, self._training, self._seconds / self._replicas)

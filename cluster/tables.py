@@ -97,6 +97,20 @@ def metric_columns(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     }
 
 
+def times_line(times: dict[str, float]) -> str:
+    """Where the time went, for people."""
+    wall = times["wall"]
+    shares = [
+        (times["training"], "training"),
+        (times["scoring"], "scoring"),
+        (times["overhead"] * wall, "weft"),
+    ]
+    parts = ", ".join(f"{100 * seconds / wall:.1f} % {what}" for seconds, what in shares)
+    return (
+        f"{wall:.0f} s from the first step to the last candidate: {parts}; {times['startup']:.0f} s to start."
+    )
+
+
 def _candidates(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     names = metric_columns(rows)
     table = plain_table(title, "cand.", "genes", *names.values(), "params", "MMACs", left=("genes",))

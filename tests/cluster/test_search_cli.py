@@ -65,6 +65,7 @@ def test_a_search_says_what_it_found_and_where_everything_is(folder: Path) -> No
         assert any(line.strip().startswith(head) for line in lines), head
     params = next(line.split() for line in lines if line.strip().startswith("params "))
     assert params[1] == "1"
+    assert any("s from the first step to the last candidate: " in line for line in lines)
     assert lines[-2:] == ["report: runs/tiny-001/report.md", "in MLflow: weft ui runs/tiny-001"]
     assert (folder / "runs" / "tiny-001" / "report.md").stat().st_size > 0
     assert "arning" not in "\n".join(lines)
