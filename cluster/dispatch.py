@@ -9,7 +9,7 @@ from cluster.replica import Scored
 from networks.spaces.space import Genes
 
 CALL_S = 0.5  # what one call should take: 0.4 ms of its own do not count then, and its loss costs little
-KEPT = 0.7  # weight of what earlier calls took, in the mean
+EARLIER = 0.7  # weight of what earlier calls took, in the mean
 
 
 class Chunk(NamedTuple):
@@ -81,7 +81,7 @@ class Dispatch:
             self._genes.pop(number)
             self._deaths.pop(number, None)
         mean = sum(result.seconds for result in results) / len(results)
-        self._seconds = mean if self._seconds is None else KEPT * self._seconds + (1 - KEPT) * mean
+        self._seconds = mean if self._seconds is None else EARLIER * self._seconds + (1 - EARLIER) * mean
 
     def returned(self, chunk: Chunk) -> None:
         """A chunk that nobody began."""

@@ -1,8 +1,6 @@
 """The actors of a pool: started, watched, buried and replaced. What they work on is the pool's affair."""
 
 import math
-import os
-import signal
 import time
 from collections import deque
 from contextlib import suppress
@@ -12,23 +10,22 @@ from typing import Any, NamedTuple
 import ray
 from ray._private.state import state
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.actors import Died, answer, end_process
 from cluster.dispatch import Chunk
 from cluster.replica import About, ReplicaJob
 from cluster.replica_actor import Hello, ReplicaActor
-from networks.errors import UserError
+from cluster.stalls import Pulse, Usual, hangs, stuck
+from networks.errors import CannotGoOn, UserError
 from trainers.one_shot import OneShotSettings
 
 LOOK_S = 1.0  # between looks at who still answers
-STALL_S = 10.0  # unanswered for this long, or for five steps where that is longer: stalled
-STALL_STEPS = 5
+FRESH_S = 3.0  # how long what a replica said of itself counts
 START_S = 300.0  # for the first replica, or the only one, to be there
-READ_S = 60.0  # to read an answer that has arrived
+END_S = 10.0  # to have processes on other machines killed
 
 
-class PoolLost(RuntimeError):
+class PoolLost(CannotGoOn):
     """Replicas die again and again before anything comes of them."""
 
 
@@ -41,15 +38,22 @@ class Share(NamedTuple):
 
 @dataclass(eq=False)
 class Member:
-    """A replica that answers. `step`: how far it is trained; -1 for one that nobody has told yet.
-    `calls`: what it is scoring, and what lies ready for it, oldest first."""
+    """A replica that answers. `step`: how far it is trained; -1 for one that nobody has told yet. `warm`: it
+    has trained a step. `calls`: what it is scoring, and what lies ready for it, oldest first. `called`: when
+    it last was, together with others; `answered`: when it last did, other than to pings. `pulse`: what it was
+    at when the ping sent at `felt` came."""
 
     actor: ActorHandle
     hello: Hello
     step: int = -1
+    warm: bool = False
     calls: deque[tuple[ray.ObjectRef, Chunk]] = field(default_factory=deque)
     ping: ray.ObjectRef | None = None
     pinged: float = 0.0
+    called: float = 0.0
+    answered: float = 0.0
+    pulse: Pulse = field(default_factory=Pulse)
+    felt: float = -math.inf
 
 
 class Members:
@@ -63,7 +67,7 @@ class Members:
     ) -> None:
         self.alive: list[Member] = []
         self.about: About | None = None  # the first one's
-        self.step_seconds = 0.0  # of a training step or a candidate; the pool keeps it
+        self.usual = Usual()  # the pool keeps it
         self.deaths = 0
         self._job, self._number, self._allow_mixed, self._retries = job, number, allow_mixed, retries
         self._share = share
@@ -118,34 +122,21 @@ class Members:
     def _take_in(self, ref: ray.ObjectRef) -> None:
         actor = self._starting.pop(ref)
         try:
-            hello: Hello = ray.get(ref, timeout=READ_S)
+            hello: Hello = answer(ref)
             self._check(hello.about)
-        except RayActorError as error:
+        except Died as error:
+            end_process(actor)
             self._start()
             self.fruitless(error)
-        except RayTaskError as error:
-            ray.kill(actor)
-            raise error.cause from None
-        except UserError:
-            ray.kill(actor)
+        except BaseException:
+            end_process(actor)
             raise
         else:
             self.alive.append(Member(actor, hello))
 
     def _check(self, found: About) -> None:
-        first = self.about = self.about or found
-        if found.numerics != first.numerics and not self._allow_mixed:
-            raise UserError(
-                "allow_mixed", False, f"replicas that compute as the first one ({first.numerics})",
-                f"The one at {found.place} computes with {found.numerics}: its results could differ in the "
-                "last bits. --set allow_mixed=true accepts that.",
-            )  # fmt: skip
-        if found.data != first.data:
-            raise UserError(
-                "data", self._job.data.name, "the same images on every machine",
-                f"Those at {found.place.partition(':')[0]} differ from those at "
-                f"{first.place.partition(':')[0]}.",
-            )  # fmt: skip
+        self.about = self.about or found
+        check_alike(self.about, found, self._job, allow_mixed=self._allow_mixed)
 
     def wait(self, refs: list[ray.ObjectRef]) -> list[ray.ObjectRef]:
         """Those of the calls that have an answer: at least one. Meanwhile, who stalls is killed, and what
@@ -162,19 +153,34 @@ class Members:
             return
         self._looked = now
         for member in self.alive:
+            if member.ping is not None and ray.wait([member.ping], timeout=0)[0]:
+                with suppress(Died):  # its calls tell of that
+                    member.pulse, member.felt = answer(member.ping), member.pinged
+                member.ping = None
             if member.ping is None:
                 member.ping, member.pinged = member.actor.ping.remote(), now
-            elif ray.wait([member.ping], timeout=0)[0]:
-                member.ping = None
-            elif now - member.pinged > max(STALL_S, STALL_STEPS * self.step_seconds):
-                end_process(member)
+            elif now - member.pinged > self.usual.patience:
+                end_process(member.actor, member.hello.node, member.hello.pid)
+        fresh = [member for member in self.alive if now - member.felt <= FRESH_S]
+        for member in fresh:
+            waited = max([self._back(member, now), *(other.pulse.waiting for other in fresh)])
+            if hangs(member.pulse, waited, member.warm, self.usual):
+                end_process(member.actor, member.hello.node, member.hello.pid)
+        if len(fresh) == len(self.alive) and stuck([member.pulse for member in fresh], self.usual):
+            for member in fresh:
+                member.actor.leave.remote(member.pulse.generation)
+
+    def _back(self, member: Member, now: float) -> float:
+        """For how long another has been back from the calls that this one was called with."""
+        return max(
+            (now - other.answered for other in self.alive if other.answered > member.called), default=0.0
+        )
 
     def bury(self, member: Member) -> None:
-        """One is dead: its replacement is started."""
+        """One is dead, or as good: its replacement is started."""
         self.alive.remove(member)
         self.deaths += 1
-        with suppress(Exception):  # dead as it is
-            ray.kill(member.actor)
+        end_process(member.actor, member.hello.node, member.hello.pid)
         self._start()
 
     def fruitless(self, why: object) -> None:
@@ -191,34 +197,31 @@ class Members:
         self._fruitless = 0
 
     def close(self) -> None:
-        for actor in [*(member.actor for member in self.alive), *self._starting.values()]:
-            with suppress(Exception):  # dead already, or Ray is
-                ray.kill(actor)
+        """End all processes, also those that are stopped or still starting."""
+        killers = [end_process(member.actor, member.hello.node, member.hello.pid) for member in self.alive]
+        killers += [end_process(actor) for actor in self._starting.values()]
         self.alive.clear()
         self._starting.clear()
+        elsewhere = [killer for killer in killers if killer is not None]
+        if elsewhere:
+            with suppress(Exception):  # Ray itself may be gone
+                ray.wait(elsewhere, num_returns=len(elsewhere), timeout=END_S)
 
 
-def end_process(member: Member) -> None:
-    """Kill a replica that does not answer. Ray then takes it for dead, but its own way of killing asks the
-    process, and a stopped one does not hear: it would keep its memory for ever."""
-    ray.kill(member.actor)
-    pid, node = member.hello.pid, member.hello.node
-    if node == ray.get_runtime_context().get_node_id():
-        kill(pid)
-    else:
-        there = NodeAffinitySchedulingStrategy(node, soft=True)  # soft: the node may be gone
-        ray.remote(num_cpus=0)(kill_on).options(scheduling_strategy=there).remote(node, pid)
-
-
-def kill(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-
-
-def kill_on(node: str, pid: int) -> None:
-    """Kill the process if this is its machine."""
-    if ray.get_runtime_context().get_node_id() == node:
-        kill(pid)
+def check_alike(first: About, found: About, job: ReplicaJob, *, allow_mixed: bool) -> None:
+    """Raise `UserError` for a replica that computes otherwise than the first, or on other images."""
+    if found.numerics != first.numerics and not allow_mixed:
+        raise UserError(
+            "allow_mixed", False, f"replicas that compute as the first one ({first.numerics})",
+            f"The one at {found.place} computes with {found.numerics}: its results could differ in the "
+            "last bits. --set allow_mixed=true accepts that.",
+        )  # fmt: skip
+    if found.data != first.data:
+        raise UserError(
+            "data", job.data.name, "the same images on every machine",
+            f"Those at {found.place.partition(':')[0]} differ from those at "
+            f"{first.place.partition(':')[0]}.",
+        )  # fmt: skip
 
 
 def check_replicas(supernet: OneShotSettings | None, number: int, share: Share) -> None:

@@ -10,17 +10,19 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.distributed import PrefixStore, ProcessGroupGloo, TCPStore
+from torch.distributed import PrefixStore, ProcessGroupGloo, Store, TCPStore
 from torch.nn import functional as F
 
 from trainers.one_shot import Group
 
 CONNECT_S = 10.0  # a member that dies before the group stands is noticed after this
 EXCHANGE_S = 600.0  # the slowest member's share of a step must be done by then
+LEAVE_S = 0.1  # between looks at whether to leave, while an exchange lasts
 POLL_S = 1e-4
 
 
@@ -64,13 +66,13 @@ class JoinedGroup(Group, Protocol):
     """A group that can be left."""
 
     def leave(self) -> None:
-        """Let a `gather` that waits in another thread raise, where closed sockets do not do so by
-        themselves."""
+        """Let a `gather` that waits in another thread raise `Lost`, and every later one. A process that dies
+        closes its sockets, which gloo notices; a machine that is lost, or a member on a GPU, does not."""
         ...
 
 
 def join(seat: Seat) -> JoinedGroup:
-    """Take a seat; returns when all members have. Raises `Lost` after `CONNECT_S`."""
+    """Take a seat; returns when all members are there. Raises `Lost` after `CONNECT_S`."""
     made = NcclGroup if seat.backend == "nccl" else GlooGroup
     try:
         return made(seat)
@@ -89,25 +91,43 @@ class GlooGroup:
         # By the address that the owner's machine is reached from: a machine's own name may mean loopback.
         options._devices = [gloo.create_device(hostname=_own_address(seat))]
         self._group = gloo(_store(seat), seat.rank, seat.size, options)
+        self._left = threading.Event()
 
     def gather(self, own: Sequence[Tensor], sizes: Sequence[int], owners: Sequence[int]) -> list[Tensor]:
         device = own[0].device
         flat = padded(own, sizes, owners, self.size).cpu()
         everyone = [torch.empty_like(flat) for _ in range(self.size)]
+        _check_in(self._left)
         try:
-            self._group.allgather(everyone, flat, timeout=_time(EXCHANGE_S)).wait()
+            work = self._group.allgather(everyone, flat, timeout=_time(EXCHANGE_S))
+            while not work.is_completed():
+                if self._left.is_set():
+                    self._abandon(work)
+                    raise Lost("told to leave")
+                with suppress(RuntimeError):  # not yet; or it failed, which the last `wait` tells
+                    work.wait(_time(LEAVE_S))
+            work.wait()
         except RuntimeError as error:
             raise Lost(str(error)) from None
         return [buffer.to(device) for buffer in separated(everyone, sizes, owners)]
 
+    def _abandon(self, work: Any) -> None:
+        """Let an exchange that cannot be ended last until `EXCHANGE_S`, out of everybody's way.
+
+        `abort` and `shutdown` do nothing in torch 2.13's gloo, and the group's destructor waits for what
+        runs: a thread that nobody waits for holds it."""
+        threading.Thread(target=_outlast, args=(work, self._group), daemon=True).start()
+
     def leave(self) -> None:
-        pass  # the death of a member closes its sockets, and `gather` raises
+        self._left.set()
 
 
 class NcclGroup:
     """Between GPUs, one for each member.
 
     NCCL does not notice by itself that a member died: the owner of the pool tells the survivors to leave.
+    Its communicator is made by the first exchange, inside a call that cannot be left: one who dies between
+    joining and that exchange is waited for until NCCL's own time-outs.
     """
 
     def __init__(self, seat: Seat) -> None:
@@ -115,12 +135,15 @@ class NcclGroup:
         nccl: Any = torch.distributed.ProcessGroupNCCL  # missing in builds for the CPU
         options = nccl.Options()
         options._timeout = _time(EXCHANGE_S)
-        self._group = nccl(_store(seat), seat.rank, seat.size, options)
+        store = _store(seat)
+        self._group = nccl(store, seat.rank, seat.size, options)
         self._left = threading.Event()
+        arrive(store, seat)
 
     def gather(self, own: Sequence[Tensor], sizes: Sequence[int], owners: Sequence[int]) -> list[Tensor]:
         flat = padded(own, sizes, owners, self.size)
         everyone = [torch.empty_like(flat) for _ in range(self.size)]
+        _check_in(self._left)
         try:
             work = self._group.allgather(everyone, flat, timeout=_time(EXCHANGE_S))
             while not work.is_completed():
@@ -135,6 +158,23 @@ class NcclGroup:
 
     def leave(self) -> None:
         self._left.set()
+
+
+def arrive(store: Store, seat: Seat) -> None:
+    """Wait until all members have come this far. Raises RuntimeError after `CONNECT_S`."""
+    store.set(f"rank {seat.rank}", "here")
+    store.wait([f"rank {rank}" for rank in range(seat.size)], _time(CONNECT_S))
+
+
+def _check_in(left: threading.Event) -> None:
+    if left.is_set():
+        raise Lost("told to leave")
+
+
+def _outlast(work: Any, group: object) -> None:
+    """Hold the group until this exchange has ended."""
+    with suppress(RuntimeError):
+        work.wait()
 
 
 def padded(own: Sequence[Tensor], sizes: Sequence[int], owners: Sequence[int], members: int) -> Tensor:

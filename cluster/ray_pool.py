@@ -10,15 +10,16 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import ray
 import torch
-from ray.exceptions import RayActorError, RayTaskError
 from torch import Tensor
 
+from cluster.actors import Died, answer
 from cluster.dispatch import Dispatch
-from cluster.members import READ_S, Member, Members, Share, check_replicas
+from cluster.members import Member, Members, Share, check_replicas
 from cluster.process_group import Meeting, Seat
 from cluster.replica import About, ReplicaJob, Scored
 from cluster.replica_actor import State, Trained, arrays_of
@@ -26,11 +27,11 @@ from networks.spaces.space import Genes
 
 STRETCH_S = 1.5  # of training, after which a replacement may join
 IN_FLIGHT = 2  # calls to score that a replica has: one at work, one ready
-KEEP_S = 10.0  # of training, after which the state is fetched, in case that all die at once
-KEEP_SHARE = 0.02  # but fetching takes no more of the time than this
+SNAPSHOT_S = 10.0  # of training, after which the state is fetched, in case that all die at once
+SNAPSHOT_SHARE = 0.02  # but fetching takes no more of the time than this
 
 
-class Kept(NamedTuple):
+class Snapshot(NamedTuple):
     """A state that outlives the replicas, in Ray's store and here."""
 
     ref: ray.ObjectRef
@@ -66,12 +67,16 @@ class RayPool:
         self._step = 0
         self._losses: dict[int, float] = {}  # by step, of the call to train that runs
         self._rate: float | None = None
-        self._kept: Kept | None = None
-        self._keep_next = time.monotonic() + KEEP_S
+        self._snapshot: Snapshot | None = None  # of the furthest step of which there is one
+        self._snapshot_due = time.monotonic() + SNAPSHOT_S
         self._paces: deque[float] = deque(maxlen=9)  # seconds a step
         self._seats: dict[Member, Seat] = {}
-        self._members = Members(job, replicas, share, allow_mixed=allow_mixed, retries=retries)
         self._meeting = Meeting(ray.util.get_node_ip_address())
+        try:
+            self._members = Members(job, replicas, share, allow_mixed=allow_mixed, retries=retries)
+        except BaseException:
+            self._meeting.close()
+            raise
 
     @property
     def about(self) -> About:
@@ -100,11 +105,11 @@ class RayPool:
         while (at := self._level()) < target:
             pace = statistics.median(self._paces) if self._paces else STRETCH_S
             self._stretch(min(target, at + max(1, round(STRETCH_S / pace))))
-            if time.monotonic() >= self._keep_next:
+            if time.monotonic() >= self._snapshot_due:
                 started = time.monotonic()
-                self._keep(self._furthest())
+                self._fetch(self._furthest())
                 took = time.monotonic() - started
-                self._keep_next = time.monotonic() + max(KEEP_S, took / KEEP_SHARE)
+                self._snapshot_due = time.monotonic() + max(SNAPSHOT_S, took / SNAPSHOT_SHARE)
 
     def _level(self) -> int:
         """Bring all to the step of the furthest; that step."""
@@ -112,9 +117,9 @@ class RayPool:
         while True:
             members.admit()
             best = self._furthest()
-            kept = self._kept
-            if kept is not None and kept.step > best.step:
-                self._load([best], kept)
+            snapshot = self._snapshot
+            if snapshot is not None and snapshot.step > best.step:
+                self._load([best], snapshot)
                 continue
             if best.step < 0:  # all are new, and nothing but the job says where to begin
                 for member in members.alive:
@@ -122,29 +127,30 @@ class RayPool:
             late = [member for member in members.alive if member.step < best.step]
             if not late:
                 return best.step
-            if kept is None or kept.step < best.step:
-                self._keep(best)
+            if snapshot is None or snapshot.step < best.step:
+                self._fetch(best)
             else:
-                self._load(late, kept)
+                self._load(late, snapshot)
 
     def _furthest(self) -> Member:
         self._members.await_one()
         return max(self._members.alive, key=lambda member: member.step)
 
-    def _keep(self, member: Member) -> None:
-        """Fetch this one's state, unless it dies."""
+    def _fetch(self, member: Member) -> None:
+        """Fetch this one's state, unless it dies, or is new and stands behind what is there."""
         ref = member.actor.state.remote()
         answers: dict[Member, State] = self._answers({member: ref})
         if member in answers:
             member.step = answers[member][1]["step"]  # further than known, after an interruption
             self._step = max(self._step, member.step)
-            self._kept = Kept(ref, answers[member], member.step)
+            if self._snapshot is None or member.step >= self._snapshot.step:
+                self._snapshot = Snapshot(ref, answers[member], member.step)
 
-    def _load(self, members: Sequence[Member], kept: Kept) -> list[Member]:
+    def _load(self, members: Sequence[Member], snapshot: Snapshot) -> list[Member]:
         """Give them this state; those who have it now."""
-        answers = self._answers({member: member.actor.load_state.remote(kept.ref) for member in members})
+        answers = self._answers({member: member.actor.load_state.remote(snapshot.ref) for member in members})
         for member in answers:
-            member.step = kept.step
+            member.step = snapshot.step
         return list(answers)
 
     def _stretch(self, until: int) -> None:
@@ -158,13 +164,12 @@ class RayPool:
         )
         for member, trained in answers.items():
             member.step, self._rate = trained.step, trained.lr
+            member.warm = member.warm or bool(trained.losses)
             self._step = max(self._step, trained.step)
             begun = trained.step - len(trained.losses)
             self._losses |= {begun + i: loss for i, loss in enumerate(trained.losses)}
         lost = [trained.lost for trained in answers.values() if trained.lost]
         errors = [trained.error for trained in answers.values() if trained.error is not None]
-        if len(answers) < len(crew) or lost or errors:
-            self._seats = {}
         if errors:
             raise errors[0]
         paces = [trained.seconds / len(trained.losses) for trained in answers.values() if trained.losses]
@@ -174,35 +179,50 @@ class RayPool:
             self._members.fruitless(lost[0])
         if paces and not lost:
             self._paces.append(max(paces))
-            self._members.step_seconds = statistics.median(self._paces)
+            self._members.usual.heard("train", statistics.median(self._paces), max(paces))
 
     def _answers(self, calls: dict[Member, ray.ObjectRef]) -> dict[Member, Any]:
         """What is answered to the calls. Those who die before they answer are buried; an error that one
         answers with is raised when all have answered."""
         waiting = {ref: member for member, ref in calls.items()}
+        for member in calls:
+            member.called = time.monotonic()
         answers: dict[Member, Any] = {}
         failure: Exception | None = None
         while waiting:
             for ref in self._members.wait(list(waiting)):
                 member = waiting.pop(ref)
                 try:
-                    answers[member] = ray.get(ref, timeout=READ_S)
-                except RayTaskError as error:
-                    failure = failure or error.cause
-                except RayActorError as error:
+                    found = answers[member] = answer(ref)
+                except Died as error:
                     self._died(member, error)
+                except Exception as error:
+                    failure = failure or error
+                    self._part(member)
+                else:
+                    member.answered = time.monotonic()
+                    if isinstance(found, Trained) and (found.lost or found.error is not None):
+                        self._part(member)
         if failure is not None:
             raise failure from None
         return answers
 
-    def _died(self, member: Member, why: RayActorError) -> None:
+    def _part(self, member: Member) -> None:
+        """This one is out of its group: the others shall not wait for it there."""
+        if member in self._seats:
+            seats, self._seats = self._seats, {}
+            for other, seat in seats.items():
+                if other in self._members.alive:
+                    other.actor.leave.remote(seat.generation)
+
+    def _died(self, member: Member, why: Died) -> None:
+        with suppress(Died):
+            self._harvest(member)
         calls, member.calls = list(member.calls), deque()
         for _, chunk in reversed(calls[1:]):
             self._dispatch.returned(chunk)
-        if member in self._seats:
-            for other in self._members.alive:
-                other.actor.leave.remote(self._seats[member].generation)
         self._members.bury(member)
+        self._part(member)
         if calls:
             self._dispatch.died(calls[0][1], member.hello.about.place)
         else:
@@ -233,20 +253,23 @@ class RayPool:
         if not calls:  # the last candidate was given up
             return
         for ref in self._members.wait(list(calls)):
-            member = calls[ref]
-            chunk = member.calls[0][1]
             try:
-                results = ray.get(ref, timeout=READ_S)
-            except RayTaskError as error:
-                raise error.cause from None
-            except RayActorError as error:
-                self._died(member, error)
-            else:
-                member.calls.popleft()
-                self._dispatch.done(chunk, results)
-                self._members.progressed()
-                self._members.step_seconds = self._dispatch.candidate_seconds
+                self._harvest(calls[ref])
+            except Died as error:
+                self._died(calls[ref], error)
         self._feed()
+
+    def _harvest(self, member: Member) -> None:
+        """Read what this one has scored. Raises `Died` when it did so over the next."""
+        while member.calls and ray.wait([member.calls[0][0]], timeout=0)[0]:
+            ref, chunk = member.calls[0]
+            results = answer(ref)
+            member.calls.popleft()
+            member.answered = time.monotonic()
+            self._dispatch.done(chunk, results)
+            self._members.progressed()
+            slowest = max(result.seconds for result in results)
+            self._members.usual.heard("score", self._dispatch.candidate_seconds, slowest)
 
     def _feed(self) -> None:
         """Give candidates to those who have least to do."""
@@ -258,21 +281,21 @@ class RayPool:
             member.calls.append((member.actor.score.remote(chunk.candidates), chunk))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        while self._kept is None or self._kept.step != self._step:
+        while self._snapshot is None or self._snapshot.step != self._step:
             self._reach(self._step)
-            self._keep(self._furthest())
-        arrays, values = self._kept.state
+            self._fetch(self._furthest())
+        arrays, values = self._snapshot.state
         return {name: torch.tensor(array) for name, array in arrays.items()}, dict(values)
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self._finish_scoring()
         state = (arrays_of(tensors), dict(values))
-        kept = Kept(ray.put(state), state, values["step"])
+        snapshot = Snapshot(ray.put(state), state, values["step"])
         while True:
             self._members.await_one()
-            if self._load(self._members.alive, kept):
+            if self._load(self._members.alive, snapshot):
                 break
-        self._kept, self._step = kept, kept.step
+        self._snapshot, self._step = snapshot, snapshot.step
 
     def digest(self) -> str:
         while True:
@@ -285,4 +308,4 @@ class RayPool:
     def close(self) -> None:
         self._members.close()
         self._meeting.close()
-        self._seats, self._kept = {}, None
+        self._seats, self._snapshot = {}, None

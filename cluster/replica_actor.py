@@ -13,8 +13,9 @@ from torch import Tensor
 
 from cluster.process_group import JoinedGroup, Lost, Seat, join
 from cluster.replica import About, Replica, ReplicaJob, Scored
+from cluster.stalls import Clock, Pulse, Timed
 from networks.spaces.space import Genes
-from trainers.one_shot import Alone, OneShotTrainer
+from trainers.one_shot import Alone, Group, OneShotTrainer
 
 State = tuple[dict[str, NDArray[Any]], dict[str, Any]]  # numpy: other processes read it without a copy
 
@@ -45,6 +46,8 @@ class ReplicaActor:
     def __init__(self) -> None:
         self._group: JoinedGroup | None = None
         self._generation = 0
+        self._left = 0  # the newest generation that it was told to leave, if it ever sat there or not
+        self._clock = Clock()
 
     def setup(self, job: ReplicaJob) -> Hello:
         """Build the replica; apart from the constructor, whose errors Ray tells as deaths."""
@@ -57,16 +60,18 @@ class ReplicaActor:
         assert trainer is not None
         losses: list[float] = []
         lost, failure = "", None
-        try:
-            self._sit(seat)
-            while trainer.step < until:
-                losses.append(trainer.train_step(self._group or Alone()))
-        except Lost as error:
-            self._leave(error)
-            lost = str(error) or "lost"
-        except Exception as error:
-            self._leave(error)
-            failure = error.with_traceback(None)
+        with self._clock.task("train"):
+            try:
+                self._sit(seat)
+                while trainer.step < until:
+                    losses.append(trainer.train_step(self._company()))
+                    self._clock.tick("train")
+            except Lost as error:
+                self._leave(error)
+                lost = str(error) or "lost"
+            except Exception as error:
+                self._leave(error)
+                failure = error.with_traceback(None)
         seconds = time.monotonic() - started
         return Trained(trainer.step, tuple(losses), _last_rate(trainer), seconds, lost, failure)
 
@@ -74,7 +79,13 @@ class ReplicaActor:
         if seat.generation != self._generation:
             self._group = None
             self._generation = seat.generation
-            self._group = join(seat) if seat.size > 1 else None
+            if seat.generation > self._left and seat.size > 1:
+                self._group = join(seat)
+        if seat.generation <= self._left:  # said before it came to this call, or while it joined
+            raise Lost("told to leave")
+
+    def _company(self) -> Group:
+        return Alone() if self._group is None else Timed(self._group, self._clock)
 
     def _leave(self, error: Exception) -> None:
         """Close the group's sockets: drop all that holds it, the frames of the error too."""
@@ -83,28 +94,38 @@ class ReplicaActor:
 
     @ray.method(concurrency_group="control")
     def leave(self, generation: int) -> None:
-        """Somebody of this generation died."""
+        """Something went wrong with a member of this generation: the others shall not wait for it."""
+        self._left = max(self._left, generation)
         group = self._group
         if group is not None and generation == self._generation:
             group.leave()
 
     @ray.method(concurrency_group="control")
-    def ping(self) -> None:
-        """Answered while the work goes on; not by a process that is stopped."""
+    def ping(self) -> Pulse:
+        """Answered while the work goes on, even where it hangs; not by a process that is stopped."""
+        return self._clock.pulse(self._generation)
 
     def score(self, candidates: Sequence[Genes]) -> list[Scored]:
-        return self._replica.score(candidates)
+        results: list[Scored] = []
+        with self._clock.task("score"):
+            for genes in candidates:
+                self._clock.tick("score")
+                results += self._replica.score([genes])
+        return results
 
     def state(self) -> State:
-        tensors, values = self._replica.state()
-        return arrays_of(tensors), values
+        with self._clock.task("state"):
+            tensors, values = self._replica.state()
+            return arrays_of(tensors), values
 
     def load_state(self, state: State) -> None:
         arrays, values = state
-        self._replica.load_state({name: torch.tensor(array) for name, array in arrays.items()}, values)
+        with self._clock.task("load_state"):
+            self._replica.load_state({name: torch.tensor(array) for name, array in arrays.items()}, values)
 
     def digest(self) -> str:
-        return self._replica.digest()
+        with self._clock.task("digest"):
+            return self._replica.digest()
 
 
 def arrays_of(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:

@@ -213,6 +213,8 @@ def fault_text(error: Exception) -> str:
     if isinstance(error, UserError):
         return json.dumps([error.field, str(error.value), error.allowed, error.fix])
     text = " ".join(str(error).split())
+    if isinstance(error, CannotGoOn):
+        return json.dumps(text)
     return json.dumps(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,15 +13,17 @@ pytest.importorskip("ray")
 import ray
 import torch
 from ray._private.state import actors
+from ray.actor import ActorHandle
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster import members
+from cluster import members, stalls
 from cluster.members import Members, PoolLost, Share, rooms
 from cluster.pool import LocalPool
 from cluster.pool_testing import check_pool, essence, sample
 from cluster.ray_pool import RayPool
 from networks.errors import UserError
+from tests.cluster.hanging import HangingActor
 from tests.cluster.pools import DEADLY, JOB, DeadlyActor, job_with, pids_of, runs
 from trainers.data import DataSettings
 from trainers.training import Diverged
@@ -44,9 +46,20 @@ def pair(shared_ray: None) -> Iterator[RayPool]:
     pool.close()
 
 
-@pytest.mark.parametrize("replicas", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "replicas", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_it_conforms(replicas: int) -> None:
-    check_pool(lambda: RayPool(JOB, replicas, cpus=HALF), JOB)
+    pids: list[int] = []
+
+    def make() -> RayPool:
+        pool = RayPool(JOB, replicas, cpus=HALF)
+        pids.extend(pids_of(pool))
+        return pool
+
+    check_pool(make, JOB)
+    assert len(pids) == replicas
+    wait_until(lambda: not any(runs(pid) for pid in pids), "processes of a closed pool are left")
 
 
 def test_all_replicas_hold_the_same_weights(pair: RayPool, local: LocalPool) -> None:
@@ -94,6 +107,7 @@ def test_survivors_go_on_and_the_dead_are_replaced(pair: RayPool, local: LocalPo
     assert not {doomed, survivor} & set(pids_of(pair))
 
 
+@pytest.mark.slow
 def test_when_all_die_the_last_known_state_is_trained_again(pair: RayPool, local: LocalPool) -> None:
     state = local.state()
     local.train(5)
@@ -118,6 +132,27 @@ def settle(pool: RayPool, replicas: int) -> None:
 
 
 @pytest.mark.slow
+def test_a_replica_that_hangs_but_answers_pings_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, local: LocalPool
+) -> None:
+    monkeypatch.setattr(members, "ReplicaActor", HangingActor)
+    monkeypatch.setattr(stalls, "STALL_S", 2.0)
+    state = local.state()
+    expected = local.train(5), local.digest()
+    local.load_state(*state)
+    pool = RayPool(JOB, 2, cpus=HALF)
+    try:
+        pool.load_state(*state)
+        _, hanging = pids_of(pool)
+        started = time.monotonic()
+        assert (pool.train(5), pool.digest()) == expected
+        assert time.monotonic() - started < 30
+        assert not runs(hanging) and pool._members.deaths == 1
+    finally:
+        pool.close()
+
+
+@pytest.mark.slow
 def test_a_candidate_that_kills_fails_alone(monkeypatch: pytest.MonkeyPatch, local: LocalPool) -> None:
     monkeypatch.setattr(members, "ReplicaActor", DeadlyActor)
     candidates = [*sample(local, 5), DEADLY, *sample(local, 9)[5:]]
@@ -131,6 +166,7 @@ def test_a_candidate_that_kills_fails_alone(monkeypatch: pytest.MonkeyPatch, loc
     assert outcomes[5].reason == "its process died 2 times" and outcomes[5].metrics == {}
 
 
+@pytest.mark.slow
 def test_it_gives_up_when_replicas_die_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     data = DataSettings(name="tests.cluster.deadly:die")
     with pytest.raises(PoolLost, match="2 times in a row"):
@@ -168,6 +204,7 @@ def other_environment(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None
     monkeypatch.setattr(Members, "_options", options)
 
 
+@pytest.mark.slow
 def test_replicas_that_compute_otherwise_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     other_environment(monkeypatch, ATEN_CPU_CAPABILITY="default")
     with pytest.raises(UserError, match="last bits") as caught:
@@ -176,6 +213,7 @@ def test_replicas_that_compute_otherwise_are_refused(monkeypatch: pytest.MonkeyP
     assert "DEFAULT" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_other_numerics_can_be_accepted_but_other_images_never(monkeypatch: pytest.MonkeyPatch) -> None:
     other_environment(monkeypatch, ATEN_CPU_CAPABILITY="default", WEFT_TEST_IMAGES="1")
     data = DataSettings(name="tests.cluster.pools:varying")
@@ -209,6 +247,7 @@ def search_in_a_trial() -> tuple[int | None, str, set[str]]:
     return rooms(Share(QUARTER, 0)), refusal, groups
 
 
+@pytest.mark.slow
 def test_replicas_stand_in_the_placement_group_of_their_caller() -> None:
     """As in a trial of Tune: a process in the first bundle, its replicas in the others."""
     group = placement_group([{"CPU": QUARTER}] * 3)
@@ -230,14 +269,39 @@ def test_nothing_is_left_of_closed_and_refused_pools(pair: RayPool) -> None:
     """After all the pools of this module."""
     settle(pair, 2)
     kept = set(pids_of(pair))
-    end = time.monotonic() + 20
-    while left := {one["Pid"] for one in actors().values() if one["State"] != "DEAD"} - kept:
-        assert time.monotonic() < end, f"actors are left: {left}"
-        time.sleep(0.1)
-    pool = RayPool(JOB, 1, cpus=HALF)
-    (pid,) = pids_of(pool)
-    assert runs(pid)
-    pool.close()
-    while runs(pid):
-        assert time.monotonic() < end, "the process of a closed pool goes on"
+    wait_until(
+        lambda: {one["Pid"] for one in actors().values() if one["State"] != "DEAD"} <= kept, "actors are left"
+    )
+
+
+@pytest.mark.slow
+def test_closing_ends_processes_that_are_stopped() -> None:
+    """At once: Ray's own kill asks them first, and they do not hear; nor does one that is still starting."""
+    pool = RayPool(JOB, 2, cpus=HALF)
+    pids = pids_of(pool)
+    try:
+        os.kill(pids[0], signal.SIGSTOP)
+        pool._members.bury(pool._members.alive[1])
+        (starting,) = pool._members._starting.values()
+        wait_until(lambda: known(starting).get("Pid"), "the replacement has no process")
+        pids.append(known(starting)["Pid"])
+        os.kill(pids[-1], signal.SIGSTOP)
+    finally:
+        pool.close()
+    try:
+        wait_until(lambda: not any(runs(pid) for pid in pids), "they are left to Ray, for five seconds", 2)
+    finally:
+        for pid in filter(runs, pids):
+            os.kill(pid, signal.SIGKILL)
+
+
+def known(actor: ActorHandle) -> dict[str, Any]:
+    """What Ray knows of an actor; nothing at first."""
+    return dict(actors(actor._ray_actor_id.hex()))
+
+
+def wait_until(true: Callable[[], object], otherwise: str, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, otherwise
         time.sleep(0.1)
