@@ -49,8 +49,10 @@ class MacBins(BaseModel):
 class OneShotSettings(BaseModel):
     """How a supernet is trained. A step trains `paths_per_step` paths on `batch_size` images each.
 
-    schedule: the rate falls linearly (SPOS) or as half a cosine (NAS-Bench-201) to 0. labels: random draws
-    each image's label once (RLNAS). mac_bins: None draws paths uniformly. clip_norm: largest gradient norm.
+    schedule: the rate falls linearly (SPOS) or as half a cosine (NAS-Bench-201), from `lr` to `final_lr`; one
+    that falls to 0 makes paths better and can make their accuracies rank worse (docs/spos_nasbench201.md).
+    labels: random draws each image's label once (RLNAS). mac_bins: None draws paths uniformly. clip_norm:
+    largest gradient norm.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,6 +61,7 @@ class OneShotSettings(BaseModel):
     batch_size: int = Field(64, ge=2)
     paths_per_step: int = Field(4, ge=1)
     lr: float = Field(0.05, gt=0)
+    final_lr: float = Field(0.0, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = False
     weight_decay: float = Field(5e-4, ge=0)
@@ -74,6 +77,8 @@ class OneShotSettings(BaseModel):
     def _check(self) -> "OneShotSettings":
         if self.nesterov and not self.momentum:
             raise UserError("nesterov", True, "true with momentum above 0")
+        if self.final_lr > self.lr:
+            raise UserError("final_lr", self.final_lr, f"at most lr ({self.lr})")
         return self
 
 
@@ -295,8 +300,9 @@ class OneShotTrainer:
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
-        rate = linear_rate if self.settings.schedule == "linear" else cosine_rate
-        return rate(step, self.settings.steps, self.settings.lr)
+        settings = self.settings
+        rate = linear_rate if settings.schedule == "linear" else cosine_rate
+        return settings.final_lr + rate(step, settings.steps, settings.lr - settings.final_lr)
 
     @cached_property
     def initial(self) -> dict[str, Tensor]:

@@ -278,6 +278,8 @@ def test_rates() -> None:
     assert [linear.rate(step) for step in (0, 5, 10, 15)] == pytest.approx([0.4, 0.3, 0.2, 0.1])
     half = 0.2 * (1 + math.sqrt(0.5))
     assert [cosine.rate(step) for step in (0, 5, 10)] == pytest.approx([0.4, half, 0.2])
+    floor = trainer(schedule="cosine", lr=0.4, final_lr=0.1)
+    assert [floor.rate(step) for step in (0, 10, 20, 30)] == pytest.approx([0.4, 0.25, 0.1, 0.1])
     for rate in (linear_rate, cosine_rate):
         rates = [rate(step, 20, 0.4) for step in range(31)]
         assert rates[0] == 0.4 and rates == sorted(rates, reverse=True)
@@ -534,6 +536,7 @@ def test_refusals() -> None:
     ("given", "words"),
     [
         ({"nesterov": True, "momentum": 0.0}, "nesterov"),
+        ({"lr": 0.1, "final_lr": 0.2}, "final_lr"),
         ({"mac_bins": {"low": 5, "high": 5}}, "less than high"),
         ({"paths_per_step": 0}, "paths_per_step"),
         ({"batch_size": 1}, "batch_size"),
