@@ -15,6 +15,7 @@ from cluster.barrier import Barrier, NoBarrier
 from cluster.ledger import Ledger, RowStatus
 from cluster.recorder import Recorder
 from cluster.trial import Report
+from networks.errors import UserError
 from searchers.halving import rungs
 from tests.cluster.rows import METRIC, report
 from tests.cluster.test_ledger import entrants
@@ -264,7 +265,7 @@ def test_rows_are_committed_before_anybody_goes_on(tmp_path: Path) -> None:
     held, ledger = barrier(tmp_path, 2, [1, 2])
     held.arrive(report(0, 1, accuracy=0.9))
     Ledger(ledger.folder).append_at(0, [])
-    with pytest.raises(FileExistsError):
+    with pytest.raises(UserError, match="Another process"):
         held.arrive(report(1, 1))
     assert held.open == [] and held.unfinished == {0, 1}
 

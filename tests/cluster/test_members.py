@@ -211,9 +211,12 @@ def test_a_replica_sets_its_threads_itself() -> None:
 
 def test_only_workers_of_ray_are_killed() -> None:
     """By the time that a death is told, the number may be another process's."""
-    wait = "import sys; sys.stdin.read()"
+    wait = "import sys; print(flush=True); sys.stdin.read()"
     for title, killed in (("something", False), ("ray::ReplicaActor", True)):
-        with subprocess.Popen([sys.executable, "-c", wait, title], stdin=subprocess.PIPE) as process:
+        command = [sys.executable, "-c", wait, title]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()  # until it runs, it bears the name of this process
             kill(process.pid)
             if killed:
                 assert process.wait(10) == -9
