@@ -102,14 +102,20 @@ def weft(*arguments: str, cwd: Path) -> Ended:
     return Ended(int(str(code or 0)), out.getvalue(), err.getvalue())
 
 
+def heed_ctrl_c() -> None:
+    """Where the tests themselves run in the background Ctrl-C is ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Background:
     """A command that runs while the test goes on, in a process group of its own."""
 
     def __init__(self, command: list[str], cwd: Path, env: dict[str, str]) -> None:
         self._output = (cwd / f"output-{uuid.uuid4().hex[:8]}.txt").open("w+")
         self.process = subprocess.Popen(
-            command, cwd=cwd, env=env, stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True
-        )
+            command, cwd=cwd, env=env, stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True,
+            preexec_fn=heed_ctrl_c,
+        )  # fmt: skip
 
     def __enter__(self) -> Self:
         return self
