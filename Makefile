@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test test-all lint format ready clean
+.PHONY: quickstart test test-all chaos lint format ready clean
 
 quickstart: ready  ## install, search twelve small networks through Ray Tune, rank them
 	$(BIN)/weft search quickstart
@@ -16,6 +16,14 @@ test: ready  ## the plain and the shared-Ray tier
 
 test-all: test  ## all tiers: also clusters, servers and whole searches
 	$(BIN)/python -m pytest -q -m slow
+
+# Two to three minutes a round. Ctrl-C ends it; the next call goes on after the last round of the file.
+ROUNDS ?= 10
+SEED ?= 0
+RESULTS ?= docs/reliability.jsonl
+
+chaos: ready  ## disturb searches at random moments and see that nothing is lost: make chaos ROUNDS=10 SEED=0
+	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED) --results $(RESULTS)
 
 lint: ready
 	$(BIN)/ruff check .

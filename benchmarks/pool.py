@@ -7,7 +7,8 @@ score    candidates (accuracy, recalibrated) through 1 actor, against a bare loo
          actors, against two bare loops at once
 train    steps of 8 paths by 2 replicas, against two processes that each do the same steps alone, at once
 control  candidates a second of a whole search loop (ask, dispatch, collect, ledger with fsync, tell) whose
-         score is read from a table of costs: in rounds of 200, and with one in flight
+         score is read from a table of costs: in rounds of 200, and with one in flight. With one in flight a
+         commit and a call follow on each other, whose own rates stand beside
 
 The supernet is NAS-Bench-201's with C = 16 (and 4) and N = 1, on random images of CIFAR-10's size. Bare loops
 call `Replica` in processes of their own, as actors do, with one thread each.
@@ -36,6 +37,7 @@ import ray
 import torch
 
 from benchmarks.randwire import RESULTS, processor
+from cluster.files import write_once
 from cluster.ledger import Ledger
 from cluster.ray_pool import RayPool
 from cluster.recipe_spaces import NasBench201Section
@@ -50,11 +52,12 @@ from networks.spaces.space import Genes
 from searchers.problem import Objective, Problem
 from searchers.random_search import RandomSettings
 from trainers.data import DataSettings
-from trainers.one_shot import OneShotSettings
+from trainers.one_shot_settings import OneShotSettings
 
 WHAT = ("score", "train", "control")
 ROUND_SIZES = (200, 1)
 SEED = 0
+SEGMENT = 800  # bytes
 
 
 def images(settings: object) -> dict[str, object]:
@@ -218,6 +221,8 @@ def control(options: argparse.Namespace) -> list[dict[str, Any]]:
     described = job(16, scores=("params",), supernet=False)
     pool = RayPool(described, 1)
     rates: dict[int, list[float]] = {size: [] for size in ROUND_SIZES}
+    disk: list[float] = []
+    calls: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(options.rounds + 1):
             for size in ROUND_SIZES:
@@ -225,12 +230,38 @@ def control(options: argparse.Namespace) -> list[dict[str, Any]]:
                 rate = control_rate(pool, described, size, number, Path(folder) / f"{turn}-{size}")
                 if turn:
                     rates[size].append(rate)
+            if turn:
+                disk.append(disk_rate(options.asks // 4, Path(folder) / f"{turn}-disk"))
+                calls.append(call_rate(pool, options.asks // 4))
     pool.close()
+    named = {f"control, rounds of {size}": found for size, found in rates.items()}
     return [
-        {"what": f"control, rounds of {size}", "rate": round(statistics.median(found))}
+        {"what": what, "rate": round(statistics.median(found))}
         | {"low": round(min(found)), "high": round(max(found))}
-        for size, found in rates.items()
+        for what, found in {**named, "commits alone": disk, "actor calls alone": calls}.items()
     ]
+
+
+def call_rate(pool: RayPool, number: int) -> float:
+    """Calls a second of an actor that has nothing to do, one at a time."""
+    actor = pool._members.alive[0].actor
+
+    def run() -> None:
+        for _ in range(number):
+            ray.get(actor.ping.remote(), timeout=60)
+
+    return number / seconds(run)
+
+
+def disk_rate(number: int, folder: Path) -> float:
+    """Commits a second of files as large as a segment of one candidate."""
+    folder.mkdir()
+
+    def run() -> None:
+        for one in range(number):
+            write_once(folder / str(one), b"x" * SEGMENT)
+
+    return number / seconds(run)
 
 
 def control_rate(pool: RayPool, job: ReplicaJob, round_size: int, number: int, folder: Path) -> float:

@@ -27,7 +27,9 @@ from networks.counters import counter_random
 from networks.spaces.nasbench201 import NasBench201Settings, NasBench201Space
 from networks.supernet import build_supernet
 from trainers.data import Augment, Data, DataSettings, open_data
-from trainers.one_shot import Alone, OneShotSettings, OneShotTrainer
+from trainers.group import Alone
+from trainers.one_shot import OneShotTrainer
+from trainers.one_shot_settings import OneShotSettings
 from trainers.ranking import kendall_tau_b
 from trainers.scores import SCORES, Bench
 from trainers.table import Table

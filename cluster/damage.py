@@ -1,37 +1,28 @@
 """`weft damage`: the damage study of a run's trained candidate, as a report and a picture."""
 
 import statistics
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import track
 
+from cluster.candidates import find_candidate, untrained
+from cluster.files import AnyPath
 from cluster.pictures import draw_damage, save_figure
-from cluster.report import newest
 from cluster.run import Run
 from cluster.trial import TrainingTrial, TrialConfig
-from networks.errors import UserError
 from trainers.damage import Damage, damage_study, removals
 
 
-def damage_report(run_name: str, candidate: str, storage: Path, console: Console) -> dict[str, Any]:
+def damage_report(run_name: str, candidate: str, storage: AnyPath, console: Console) -> dict[str, Any]:
     """Study one candidate, named by its ask index or id, from its newest checkpoint."""
     run = Run.find(run_name, storage)
-    rows = newest(run.ledger.rows())
-    chosen = [row for row in rows if candidate in (str(row.candidate.ask_index), row.candidate.id)]
-    if not chosen:
-        raise UserError(
-            "CANDIDATE", candidate, f"0 to {len(rows) - 1}, or an id that weft show {run.name} lists"
-        )
-    row = chosen[0]
+    row = find_candidate(run, candidate)
     trial = TrainingTrial()
     trial.setup(TrialConfig(recipe=run.recipe, folder=run.folder, candidate=row.candidate))
     trainer = trial.trainer
     if not trial.epoch:
-        raise UserError(
-            "CANDIDATE", candidate, "a candidate with a checkpoint", f"There is none in {run.name}."
-        )
+        raise untrained(run, candidate)
 
     def accuracy() -> float:
         return trainer.evaluate("validation")["validation_accuracy"]

@@ -8,6 +8,7 @@ from cluster.search_plan import SearchPlan
 from cluster.search_recipe import SearchRecipe
 from networks.counters import counter_random
 from searchers.constraints import STATIC
+from searchers.shrinking import likely_rungs
 
 SAMPLED = 1000
 PROBED = 3  # candidates, the first of which warms up
@@ -22,6 +23,11 @@ def describe_search(recipe: SearchRecipe) -> dict[str, Any]:
     drawn = [plan.space.sample(rng) for _ in range(64 if plan.measures else SAMPLED)]
     training, scoring = (0.0, 0.0) if plan.table is not None else _measure(plan)
     steps = 0 if recipe.supernet is None else recipe.supernet.steps
+    shrinking, rungs = recipe.shrinking, 0
+    if shrinking is not None:
+        rungs = likely_rungs(plan.space, shrinking)
+        steps += max(0, rungs - 1) * shrinking.steps + (shrinking.then if rungs else 0)
+        steps *= shrinking.supernets
     asks = plan.planned_asks
     return {
         "recipe": recipe.name,
@@ -34,6 +40,8 @@ def describe_search(recipe: SearchRecipe) -> dict[str, Any]:
         "searcher": recipe.searcher.kind,
         "evaluations": recipe.searcher.most_asks(plan.space),
         "evaluations_with_baseline": asks,
+        "supernets": 1 if shrinking is None else shrinking.supernets,
+        "rungs": rungs,
         "supernet_steps": steps,
         "seconds_a_step": training,
         "seconds_a_candidate": scoring,
@@ -72,6 +80,9 @@ def description(found: dict[str, Any]) -> str:
         lines.append(
             f"the supernet trains {found['supernet_steps']:,} steps of {found['seconds_a_step']:.2f} s"
         )
+    if found["rungs"]:
+        some = f", in {found['supernets']} supernets" if found["supernets"] > 1 else ""
+        lines.append(f"that is with some {found['rungs']} rungs, at which the space loses operators{some}")
     if found["seconds_a_candidate"]:
         lines.append(
             f"scoring takes {found['seconds_a_candidate']:.2f} s a candidate: about "

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cluster.replica import Scored
+from cluster.messages import Scored
 from networks.spaces.space import Genes
 
 CALL_S = 0.5  # what one call should take: 0.4 ms of its own do not count then, and its loss costs little
@@ -27,8 +27,8 @@ class Dispatch:
     candidate that more than `retries` processes died of, when it was alone, has failed.
     """
 
-    def __init__(self, replicas: int, retries: int) -> None:
-        self._replicas, self._retries = replicas, retries
+    def __init__(self, retries: int) -> None:
+        self._retries = retries
         self._waiting: deque[int] = deque()
         self._genes: dict[int, Genes] = {}  # of all that have no result yet
         self._results: dict[int, Scored] = {}
@@ -57,21 +57,21 @@ class Dispatch:
             self._waiting.append(self._submitted)
             self._submitted += 1
 
-    def next_chunk(self) -> Chunk | None:
-        """What to send now; None when nothing waits."""
+    def next_chunk(self, replicas: int) -> Chunk | None:
+        """What to send to one of so many replicas now; None when nothing waits."""
         if not self._waiting:
             return None
-        numbers, alone, length = [self._waiting.popleft()], self._deaths, self._length()
+        numbers, alone, length = [self._waiting.popleft()], self._deaths, self._length(replicas)
         while self._waiting and len(numbers) < length:
             if numbers[0] in alone or self._waiting[0] in alone:
                 break
             numbers.append(self._waiting.popleft())
         return Chunk(tuple(numbers), tuple(self._genes[number] for number in numbers))
 
-    def _length(self) -> int:
+    def _length(self, replicas: int) -> int:
         if self._seconds is None:
             return 1
-        fair = math.ceil((len(self._waiting) + 1) / (2 * self._replicas))
+        fair = math.ceil((len(self._waiting) + 1) / (2 * replicas))
         return max(1, min(fair, round(CALL_S / max(self._seconds, 1e-6))))
 
     def done(self, chunk: Chunk, results: Sequence[Scored]) -> None:

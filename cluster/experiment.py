@@ -11,22 +11,30 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from cluster.architecture_picture import draw_architecture, trained_weights
 from cluster.checkpoints import CheckpointStore
+from cluster.disk_need import tell_disk_need
+from cluster.extend import check_extendable
 from cluster.grid import Grid, drive_local
-from cluster.pictures import draw_architecture, draw_curves, draw_leaders, save_figure, trained_weights
+from cluster.lease import Lease
+from cluster.local_search import drive_local_search
+from cluster.logs import logged
+from cluster.pictures import draw_curves, draw_leaders, save_figure
 from cluster.preparation import Search
 from cluster.progress import Progress
 from cluster.recipe import AnyRecipe, AshaStopping, Recipe
 from cluster.recipe_errors import together
 from cluster.report import markdown, rank, report
 from cluster.run import Ending, Run, check_storage
+from cluster.search_messages import SearchConfig, SearchReport
 from cluster.search_plan import SearchPlan
 from cluster.search_progress import SearchProgress
 from cluster.search_recipe import SearchRecipe
 from cluster.search_report import write_search_report
-from cluster.search_trial import SearchConfig, drive_local_search
-from cluster.tracker import WriterProcess, check_tracking
+from cluster.stopping import heeding
+from cluster.tracker import WriterProcess, check_tracked
 from cluster.trial import candidate_folder, trial_device
+from cluster.vitals import Monitor, RayMetrics
 from networks.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -57,8 +65,16 @@ class Interrupted(KeyboardInterrupt):
         self.run = run
 
 
-def search(recipe: AnyRecipe, place: Place, console: Console, *, resume: bool = False) -> Outcome:
-    """Run a recipe's search, or go on with its unfinished one.
+def search(
+    recipe: AnyRecipe,
+    place: Place,
+    console: Console,
+    *,
+    resume: bool | Run = False,
+    extend: Run | None = None,
+) -> Outcome:
+    """Run a recipe's search; or go on with its newest unfinished one, or with the one that is given; or
+    `extend` the finished one that the recipe was made of (cluster/extend.py).
 
     Nothing is written before the recipe, the data, MLflow and the resources are known to do. Raises
     `UserError` for the user's mistakes and `Interrupted` after Ctrl-C, with everything kept.
@@ -67,28 +83,41 @@ def search(recipe: AnyRecipe, place: Place, console: Console, *, resume: bool = 
         (
             lambda: _check_place(recipe, place),
             lambda: check_storage(recipe.storage),
-            lambda: None if recipe.tracking.uri is None else check_tracking(recipe.tracking.uri),
+            lambda: check_tracked(recipe.tracking.uri),
         )
     )
     prepared = prepare(recipe)
     if isinstance(prepared, SearchPlan) and prepared.table is not None and not place.local:
         console.print("a table needs no Ray: searching in this process")
         place = Place(local=True)
-    run = Run.resumable(prepared) if resume else None
+    run: Run | None = extend
+    if extend is not None:
+        check_extendable(extend, prepared)
+    elif isinstance(resume, Run):
+        resume.check_resumable(prepared)
+        run = resume
+    elif resume:
+        run = Run.resumable(prepared)
     try:
-        with connection(recipe, place, console), _interruptible():
+        with connection(recipe, place, console), interruptible():
             if isinstance(recipe, SearchRecipe) and not place.local:
                 from cluster.tune_search import checked_replicas
 
                 checked_replicas(recipe)
             run = run or Run.create(prepared)
-            with run.lock():
-                if resume:
+            with run.hold() as lease, heeding(run), logged(run):
+                if extend is not None:
+                    check_extendable(run, prepared)  # before anything is changed
+                run.reopen()
+                if extend is not None:
+                    run.extend(recipe)
+                elif resume:
                     run.adopt(recipe)
                 console.print(f"{run.name}: {prepared.size_text}, in {run.folder}")
+                tell_disk_need(prepared, run.folder, console)
                 if isinstance(prepared, SearchPlan):
-                    return _drive_search(prepared, run, place, console)
-                return _drive(prepared, run, place, console)
+                    return _drive_search(prepared, run, lease, place, console)
+                return _drive(prepared, run, lease, place, console)
     except KeyboardInterrupt:
         if run is None:
             raise
@@ -119,7 +148,7 @@ def connection(recipe: AnyRecipe, place: Place, console: Console) -> Iterator[No
         context: Any = nullcontext()
     else:
         try:
-            from cluster.tune_driver import connected
+            from cluster.ray_cluster import connected
         except ModuleNotFoundError as error:
             raise UserError("--local", False, "true where ray is not installed", str(error)) from None
         console.print("starting Ray" if place.address is None else f"joining Ray at {place.address}")
@@ -129,10 +158,12 @@ def connection(recipe: AnyRecipe, place: Place, console: Console) -> Iterator[No
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """A polite request to end (SIGTERM) is the same as Ctrl-C."""
+def interruptible() -> Iterator[None]:
+    """A polite request to end (SIGTERM) is the same as Ctrl-C. It is heard once: `ray job stop` asks every
+    process of a job, and those that are asked pass it on, while this one already writes down where it is."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)
@@ -142,11 +173,14 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _drive(prepared: Search, run: Run, place: Place, console: Console) -> Outcome:
+def _drive(prepared: Search, run: Run, lease: Lease, place: Place, console: Console) -> Outcome:
     grid = Grid(prepared, run)
     progress = Progress(console, prepared.recipe, len(prepared.entrants), lambda: len(grid.running))
     grid.recorder.listeners.append(progress.committed)
+    monitor = Monitor(run, None if place.local else RayMetrics(run))
     grid.reports.append(progress.heard)
+    grid.reports.append(lambda _: lease.check())
+    grid.reports.append(lambda _: monitor.heard(grid.vitals()))
     kept = grid.replay()
     if kept:
         console.print(f"resumed: {kept} candidates are final already")
@@ -160,48 +194,73 @@ def _drive(prepared: Search, run: Run, place: Place, console: Console) -> Outcom
 
                 drive_tune(grid)
 
-    return _driven(run, drive, lambda ended: write_report(run, prepared, pictures=ended), console)
+    return _driven(run, lease, drive, lambda ended: write_report(run, prepared, pictures=ended), console)
 
 
-def _drive_search(plan: SearchPlan, run: Run, place: Place, console: Console) -> Outcome:
+def _drive_search(plan: SearchPlan, run: Run, lease: Lease, place: Place, console: Console) -> Outcome:
     config = SearchConfig(recipe=plan.recipe, folder=run.folder)
-    drive = partial(drive_choices, config, place, console)
-    return _driven(run, drive, lambda ended: write_search_report(run, plan), console)
+    drive = partial(drive_choices, config, lease, place, console)
+    return _driven(run, lease, drive, lambda ended: write_search_report(run, plan), console)
 
 
-def drive_choices(config: SearchConfig, place: Place, console: Console) -> None:
+def drive_choices(config: SearchConfig, lease: Lease, place: Place, console: Console) -> None:
     """Run or finish a search over choices where `place` says."""
+    run = Run(config.folder)
+    monitor = Monitor(run, None if place.local else RayMetrics(run))
     with SearchProgress(console, config.recipe.metric, started=time.time()) as progress:
+
+        def heard(report: SearchReport) -> None:
+            lease.check()
+            progress.heard(report)
+            monitor.heard(report.vitals())
+
         if place.local:
-            drive_local_search(config, progress.heard)
+            drive_local_search(config, heard)
         else:
             from cluster.tune_search import drive_tune_search
 
-            drive_tune_search(config, progress.heard)
+            drive_tune_search(config, heard)
 
 
 def _driven(
-    run: Run, drive: Callable[[], None], write: Callable[[bool], dict[str, Any]], console: Console
+    run: Run,
+    lease: Lease,
+    drive: Callable[[], None],
+    write: Callable[[bool], dict[str, Any]],
+    console: Console,
 ) -> Outcome:
     """Drive beside the MLflow writer; then report, whatever the ending was. `write` is told whether the
     search came to its end."""
-    writer = WriterProcess(run.folder)
+    writer = WriterProcess(run)
     writer.start()
     ending: Ending = "FAILED"
     try:
         drive()
+        lease.check()
         ending = "FINISHED"
     except KeyboardInterrupt:
         ending = "KILLED"
         raise
     finally:
-        try:
-            found = write(ending == "FINISHED")
-        finally:  # whatever becomes of pictures, the search has ended as it did
-            run.finish(ending)
-            patience = DRAIN_S if ending == "FINISHED" else DRAIN_AFTER_STOP_S
-            _drain(writer, patience, console)
+        if lease.lost:
+            writer.stop()
+        else:
+            found = _ended(run, ending, write, writer, console)
     return Outcome(run, found)
+
+
+def _ended(
+    run: Run, ending: Ending, write: Callable[[bool], dict[str, Any]], writer: WriterProcess, console: Console
+) -> dict[str, Any]:
+    try:
+        return write(ending == "FINISHED")
+    except OSError as error:
+        ending = "FAILED"  # so that it can be gone on with, which writes the report again
+        place = str(run.folder)
+        raise UserError("storage", place, "a folder with room that can be written", str(error)) from None
+    finally:  # whatever becomes of pictures, the search has ended as it did
+        run.finish(ending)
+        _drain(writer, DRAIN_S if ending == "FINISHED" else DRAIN_AFTER_STOP_S, console)
 
 
 def _drain(writer: WriterProcess, patience: float, console: Console) -> None:
@@ -269,7 +328,7 @@ def write_report(run: Run, prepared: Search, *, pictures: bool) -> dict[str, Any
             save_figure(figure, run.pictures / name)
     found = report(run, recipe, rows)
     run.write_json("report.json", found)
-    (run.folder / "report.md").write_text(markdown(found, names))
+    run.write_text("report.md", markdown(found, names))
     return found
 
 

@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Collection
 
 from cluster.barrier import Barrier, NoBarrier, Verdict
+from cluster.ledger import Row
 from cluster.preparation import Search
 from cluster.recipe import AshaStopping, HalvingStopping
 from cluster.recorder import Recorder
 from cluster.run import Run
 from cluster.trial import Report, TrainingTrial
+from cluster.vitals import Vitals
 from networks.errors import UserError
 
 
@@ -31,6 +33,28 @@ class Grid:
         self.running: Collection[int] = ()  # ask indices; the driver keeps it
         self._same = SameNumerics(run, recipe.allow_mixed)
         self.reports: list[Callable[[Report], None]] = []
+        self._ended: set[int] = set()
+        self._best: float | None = None
+        self.recorder.listeners.append(self._committed)
+
+    def _committed(self, rows: list[Row]) -> None:
+        metric = self.search.recipe.metric
+        self._ended |= {row.candidate.ask_index for row in rows if row.final}
+        values = [row.metrics[metric] for row in rows if metric in row.metrics]
+        self._best = max([*values, *([] if self._best is None else [self._best])], default=None)
+
+    def vitals(self) -> Vitals:
+        """For those who watch from outside."""
+        running = [self.last[ask] for ask in self.running if ask in self.last]
+        return Vitals(
+            stage="grid",
+            asked=len(self._ended),
+            planned=len(self.configs),
+            best=self._best,
+            replicas=len(self.running),
+            machines=len({report.place.rpartition(":")[0] for report in running}),
+            deaths=sum(self.deaths.values()),
+        )
 
     def replay(self) -> int:
         """Take over committed rows; how many candidates are final already."""

@@ -6,15 +6,12 @@ in which candidates end. The ledger is what a search resumes from; MLflow is a v
 """
 
 import json
-import os
-import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from cluster.checkpoints import make_folder, sync_folder
+from cluster.files import AnyPath, make_folder, write_once
 from networks.architecture import digest_of
 from networks.complexity import Complexity
 from networks.errors import UserError
@@ -64,39 +61,49 @@ class Row(BaseModel):
         return digest_of(self.model_dump(mode="json", exclude={"seconds", "place", "time", "numerics"}))
 
 
-class Ledger:
-    """The segments in one folder. One process appends; any may read."""
+class Segments:
+    """Numbered files in one folder, each written once, with a checksum. One process appends; any may read."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self.folder = folder
 
-    def segments(self) -> list[Path]:
+    def segments(self) -> list[AnyPath]:
         """Files of the committed segments, in order. Raises `UserError` when one of them is missing."""
-        numbers = (int(path.stem) for path in self.folder.glob("[0-9]" * 8 + ".json"))
-        found = [self._path(number) for number in range(max(numbers, default=-1) + 1)]
-        for path in found:  # a listing may lack what was committed while it was made; this does not
-            if not path.exists():
+        listed = {int(path.stem) for path in self.folder.glob("[0-9]" * 8 + ".json")}
+        found = [self._path(number) for number in range(max(listed, default=-1) + 1)]
+        for number, path in enumerate(found):
+            # A disk's listing may lack what was committed while it was made.
+            if number not in listed and not path.is_file():
                 raise UserError("ledger", str(path), "every segment up to the newest", "It is missing.")
         return found
 
-    def append_at(self, number: int, rows: Sequence[Row]) -> Path:
+    def since(self, start: int, *, whole: bool = False) -> Iterator[tuple[int, AnyPath]]:
+        """The committed segments from this one on, with their numbers. `whole`: nothing is added any more, so
+        that a missing one is an error, as in `segments`; else it reads no listing, which is long in the end.
+        """
+        if whole:
+            yield from list(enumerate(self.segments()))[start:]
+            return
+        while (path := self._path(start)).is_file():
+            yield start, path
+            start += 1
+
+    def append_at(self, number: int, rows: Sequence[BaseModel]) -> AnyPath:
         """Commit rows as this segment, the next one. Raises FileExistsError if another writer took its
         place."""
         make_folder(self.folder)
         body = [row.model_dump(mode="json") for row in rows]
         text = json.dumps({"segment": number, "sha256": digest_of(body), "rows": body})
         path = self._path(number)
-        draft = self.folder / f".draft-{os.getpid()}-{threading.get_ident()}-{path.name}"
-        try:
-            with draft.open("w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(draft, path)  # fails when the segment exists: put if absent
-        finally:
-            draft.unlink(missing_ok=True)
-        sync_folder(self.folder)
+        write_once(path, text.encode())
         return path
+
+    def _path(self, number: int) -> AnyPath:
+        return self.folder / f"{number:08d}.json"
+
+
+class Ledger(Segments):
+    """Segments of rows."""
 
     def rows(self, start: int = 0) -> Iterator[Row]:
         """All rows from segment `start` on. Raises `UserError` for an altered segment."""
@@ -107,12 +114,14 @@ class Ledger:
         """Of all rows in order, without seconds, places and times: equal for equal searches."""
         return digest_of([row.digest for row in self.rows()])
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{number:08d}.json"
 
-
-def read_segment(path: Path) -> list[Row]:
+def read_segment(path: AnyPath) -> list[Row]:
     """The rows of one segment, its checksum verified."""
+    return [Row.model_validate(row) for row in read_checked(path)]
+
+
+def read_checked(path: AnyPath) -> list[Any]:
+    """What one segment holds. Raises `UserError` for one that was altered."""
     try:
         segment = json.loads(path.read_text())
         body, checksum, number = segment["rows"], segment["sha256"], segment["segment"]
@@ -124,4 +133,5 @@ def read_segment(path: Path) -> list[Row]:
         raise UserError(
             "ledger", str(path), f"rows with checksum {checksum}", "It was altered after its commit."
         )
-    return [Row.model_validate(row) for row in body]
+    assert isinstance(body, list)
+    return body

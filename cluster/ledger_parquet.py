@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.files import AnyPath
 from cluster.ledger import Ledger, Row, read_segment
 
 FIXED = {
@@ -32,7 +33,7 @@ def write_parquet(ledger: Ledger, path: Path) -> None:
             writer.write_table(pa.Table.from_pylist(records, schema=schema))
 
 
-def _schema(files: list[Path]) -> pa.Schema:
+def _schema(files: list[AnyPath]) -> pa.Schema:
     names: dict[str, set[type]] = {}
     metrics: dict[str, None] = {}
     for file in files:

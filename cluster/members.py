@@ -1,5 +1,6 @@
 """The actors of a pool: started, watched, buried and replaced. What they work on is the pool's affair."""
 
+import logging
 import math
 import time
 from collections import deque
@@ -10,18 +11,24 @@ from typing import Any, NamedTuple
 import ray
 from ray._private.state import state
 from ray.actor import ActorHandle
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.actors import Died, answer, end_process
 from cluster.dispatch import Chunk
-from cluster.replica import About, ReplicaJob
-from cluster.replica_actor import Hello, ReplicaActor
-from cluster.stalls import Pulse, Usual, hangs, stuck
+from cluster.messages import About, Hello, Pulse
+from cluster.replica import ReplicaJob
+from cluster.replica_actor import ReplicaActor
+from cluster.stalls import Usual, hangs, stuck
 from networks.errors import CannotGoOn, UserError
-from trainers.one_shot import OneShotSettings
+from trainers.one_shot_settings import OneShotSettings
+
+log = logging.getLogger(__name__)
 
 LOOK_S = 1.0  # between looks at who still answers
 FRESH_S = 3.0  # how long what a replica said of itself counts
 START_S = 300.0  # for the first replica, or the only one, to be there
+ELASTIC_S = 1800.0  # the same where machines come and go
+GRACE_S = 1.0  # for a process to end by itself
 END_S = 10.0  # to have processes on other machines killed
 
 
@@ -41,10 +48,11 @@ class Member:
     """A replica that answers. `step`: how far it is trained; -1 for one that nobody has told yet. `warm`: it
     has trained a step. `calls`: what it is scoring, and what lies ready for it, oldest first. `called`: when
     it last was, together with others; `answered`: when it last did, other than to pings. `pulse`: what it was
-    at when the ping sent at `felt` came."""
+    at when the ping sent at `felt` came. `elastic`: it came with spare room and may go with it."""
 
     actor: ActorHandle
     hello: Hello
+    elastic: bool = False
     step: int = -1
     warm: bool = False
     calls: deque[tuple[ray.ObjectRef, Chunk]] = field(default_factory=deque)
@@ -59,19 +67,30 @@ class Member:
 class Members:
     """`alive` holds those that answer; a replacement for each of the others is on its way.
 
+    `number` of them lie in the caller's placement group and are waited for. `elastic` more are asked of the
+    cluster at large, which may never have room for them: they join when they are there, and when their
+    machines go, others are asked for.
+
     Gives up with `PoolLost` after more than `retries` deaths for each replica without `progressed`.
     """
 
     def __init__(
-        self, job: ReplicaJob, number: int, share: Share, *, allow_mixed: bool, retries: int
+        self,
+        job: ReplicaJob,
+        number: int,
+        share: Share,
+        *,
+        allow_mixed: bool,
+        retries: int,
+        elastic: int = 0,
     ) -> None:
         self.alive: list[Member] = []
         self.about: About | None = None  # the first one's
         self.usual = Usual()  # the pool keeps it
         self.deaths = 0
-        self._job, self._number, self._allow_mixed, self._retries = job, number, allow_mixed, retries
-        self._share = share
-        self._starting: dict[ray.ObjectRef, ActorHandle] = {}
+        self.job, self._number, self._allow_mixed, self._retries = job, number, allow_mixed, retries
+        self._share, self._elastic = share, elastic
+        self._starting: dict[ray.ObjectRef, tuple[ActorHandle, bool]] = {}  # and whether it is elastic
         self._fruitless = 0
         self._looked = time.monotonic()
         try:
@@ -80,18 +99,21 @@ class Members:
             deadline = time.monotonic() + START_S
             while len(self.alive) < number:
                 self._admit_within(deadline)
+            for _ in range(elastic):
+                self._start(elastic=True)
         except BaseException:
             self.close()
             raise
 
-    def _start(self) -> None:
+    def _start(self, elastic: bool = False) -> None:
         actors = ray.remote(concurrency_groups={"control": 1})(ReplicaActor)
-        actor = actors.options(**self._options()).remote()
-        self._starting[actor.setup.remote(self._job)] = actor
+        actor = actors.options(**self._options(elastic)).remote()
+        self._starting[actor.setup.remote(self.job)] = actor, elastic
 
-    def _options(self) -> dict[str, Any]:
-        """What each actor is created with."""
-        return {"num_cpus": self._share.cpus, "num_gpus": self._share.gpus}
+    def _options(self, elastic: bool) -> dict[str, Any]:
+        """What each actor is created with. A placement group cannot grow, so elastic ones stand outside."""
+        asked = {"num_cpus": self._share.cpus, "num_gpus": self._share.gpus}
+        return {**asked, "scheduling_strategy": PlacementGroupSchedulingStrategy(None)} if elastic else asked
 
     def admit(self, seconds: float = 0.0) -> None:
         """Take in those that have started. Raises `UserError` for one that computes otherwise than the
@@ -107,7 +129,7 @@ class Members:
         """Until there is at least one."""
         if not self.alive and not self._starting:
             raise RuntimeError("the pool is closed")
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + (ELASTIC_S if self._elastic else START_S)
         while not self.alive:
             self._admit_within(deadline)
 
@@ -116,27 +138,31 @@ class Members:
         if time.monotonic() > deadline:
             raise UserError(
                 "resources.workers", self._number, "as many as Ray finds room for",
-                f"After {START_S:.0f} s only {len(self.alive)} had started: other work may hold the cluster.",
+                f"Only {len(self.alive)} had started in time: other work may hold the cluster.",
             )  # fmt: skip
 
     def _take_in(self, ref: ray.ObjectRef) -> None:
-        actor = self._starting.pop(ref)
+        actor, elastic = self._starting.pop(ref)
         try:
             hello: Hello = answer(ref)
             self._check(hello.about)
         except Died as error:
             end_process(actor)
-            self._start()
+            self._start(elastic)
             self.fruitless(error)
-        except BaseException:
+        except BaseException as error:
             end_process(actor)
-            raise
+            if not elastic or not isinstance(error, UserError):
+                raise
+            self._elastic -= 1  # another would come to the same machine
+            log.warning("going on without one of the replicas up to max_workers: %s", error)
         else:
-            self.alive.append(Member(actor, hello))
+            self.alive.append(Member(actor, hello, elastic))
+            log.info("a replica joined at %s; there are %d", hello.about.place, len(self.alive))
 
     def _check(self, found: About) -> None:
         self.about = self.about or found
-        check_alike(self.about, found, self._job, allow_mixed=self._allow_mixed)
+        check_alike(self.about, found, self.job, allow_mixed=self._allow_mixed)
 
     def wait(self, refs: list[ray.ObjectRef]) -> list[ray.ObjectRef]:
         """Those of the calls that have an answer: at least one. Meanwhile, who stalls is killed, and what
@@ -181,12 +207,21 @@ class Members:
         self.alive.remove(member)
         self.deaths += 1
         end_process(member.actor, member.hello.node, member.hello.pid)
-        self._start()
+        log.warning("the replica at %s is gone; there are %d", member.hello.about.place, len(self.alive))
+        self._start(member.elastic)
+
+    def begin_anew(self, job: ReplicaJob) -> None:
+        """Those that start from now on are replicas of this job; those that are just starting start again."""
+        self.job = job
+        starting, self._starting = list(self._starting.values()), {}
+        for actor, elastic in starting:
+            end_process(actor)
+            self._start(elastic)
 
     def fruitless(self, why: object) -> None:
         """Something failed, and nothing came of it. Raises `PoolLost` when that was too often in a row."""
         self._fruitless += 1
-        if self._fruitless > self._retries * self._number:
+        if self._fruitless > self._retries * (self._number + self._elastic):
             last = " ".join(str(why).split())[:300]
             raise PoolLost(
                 f"{self._fruitless} times in a row a replica failed before anything came of it; last: {last}"
@@ -198,8 +233,9 @@ class Members:
 
     def close(self) -> None:
         """End all processes, also those that are stopped or still starting."""
-        killers = [end_process(member.actor, member.hello.node, member.hello.pid) for member in self.alive]
-        killers += [end_process(actor) for actor in self._starting.values()]
+        ends = [(member.actor, member.hello.node, member.hello.pid) for member in self.alive]
+        ends += [(actor, "", 0) for actor, _ in self._starting.values()]
+        killers = [end_process(*end, grace=GRACE_S) for end in ends]
         self.alive.clear()
         self._starting.clear()
         elsewhere = [killer for killer in killers if killer is not None]
@@ -224,12 +260,14 @@ def check_alike(first: About, found: About, job: ReplicaJob, *, allow_mixed: boo
         )  # fmt: skip
 
 
-def check_replicas(supernet: OneShotSettings | None, number: int, share: Share) -> None:
-    """Raise `UserError` for replicas that would have nothing to do, or that there is no room for."""
-    if supernet is not None and supernet.paths_per_step < number:
+def check_replicas(supernet: OneShotSettings | None, number: int, share: Share, elastic: int = 0) -> None:
+    """Raise `UserError` for replicas that would have nothing to do, or that there is no room for; nobody
+    promises room for elastic ones."""
+    if supernet is not None and supernet.paths_per_step < number + elastic:
+        field = "resources.max_workers" if elastic else "resources.workers"
         raise UserError(
-            "supernet.paths_per_step", supernet.paths_per_step, f"at least the replicas ({number})",
-            "A step gives each path to one replica, so some would be idle: lower resources.workers.",
+            "supernet.paths_per_step", supernet.paths_per_step, f"at least the replicas ({number + elastic})",
+            f"A step gives each path to one replica, so some would be idle: lower {field}.",
         )  # fmt: skip
     room = rooms(share)
     if room is not None and room < number:

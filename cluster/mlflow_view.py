@@ -7,28 +7,35 @@ metric for each (step, time, value), so a repeated write changes nothing.
 import csv
 import io
 import logging
+import math
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
 from mlflow import MlflowClient, entities
 from mlflow.entities import Metric, Param, RunTag
 
-from cluster.ledger import Ledger, Row
+from cluster.files import AnyPath
+from cluster.ledger import Row
 from cluster.ledger_parquet import write_parquet
 from cluster.run import Run
+from cluster.search_report import frontier_of
+from cluster.secrets import without_secrets
+from cluster.shrinking import Rung
 from cluster.standing import Best
-from cluster.tracker import redacted, sqlite_file
+from cluster.tracker import sqlite_file
 from networks.architecture import canonical_json
+from searchers.problem import Objective
 
 log = logging.getLogger(__name__)
 
 # What MLflow takes in one log_batch is 1,000 entries, of which 100 params and 100 tags.
 METRICS_A_CALL, PARAMS_A_CALL, PAGE = 800, 100, 1000
 TEXT_LENGTH, NOTE_LENGTH, PARENT_PARAMS = 500, 8000, 300
-SECRET = re.compile(r"passw|secret|token|credential|api_?key|access_?key", re.IGNORECASE)
 WRITTEN_LAST = "macs"  # a child that has this metric has its params and costs
 
 
@@ -49,7 +56,7 @@ class SearchView:
     """
 
     def __init__(self, client: MlflowClient, search: Run) -> None:
-        self.client, self.run = client, search.folder
+        self.client, self.run = client, search
         self.about, self._uri = search.about, search.tracking_uri
         self._experiment = self._find_experiment()
         parent = self._find_parent()
@@ -109,24 +116,43 @@ class SearchView:
             sheet.writerow([*cells, *(row.names.get(name, "") for name in names)])
         self.client.log_text(self.parent, table.getvalue(), "leaders.csv")
 
+    def write_rungs(self, rungs: Sequence[Rung]) -> None:
+        """Of a search that shrinks: the size of the space after each rung, on the parent, and the table
+        ``shrinking.csv`` of all operators' scores so far."""
+        metrics = []
+        for number, rung in enumerate(rungs):
+            left = sum(map(len, rung.kept))
+            for name, value in (("space_log10", math.log10(rung.size)), ("operators_left", left)):
+                metrics.append(Metric(name, value, rung.time, number))
+        self._log(self.parent, metrics)
+        table = io.StringIO()
+        sheet = csv.writer(table, lineterminator="\n")
+        voters = max(len(one.scores) for rung in rungs for one in rung.operators)
+        scores = [f"score_{number}" for number in range(1, voters + 1)]
+        sheet.writerow(["rung", "step", "candidates_left", "operator", *scores, "dropped"])
+        for number, rung in enumerate(rungs):
+            for one in rung.operators:
+                given = ["" if score is None else score for score in one.scores]
+                sheet.writerow([number, rung.step, rung.size, one.name, *given, int(one.dropped)])
+        self.client.log_text(self.parent, table.getvalue(), "shrinking.csv")
+
     def finish(self, leaders: Sequence[Row], status: str, time: int) -> None:
         """Everything that is known at the end: leaders, report, pictures, the ledger; then end the parent."""
         if self.frontier_only:
             self._write_frontier(leaders)
         self.write_leaders(leaders)
-        for file in (self.run / "report.md", self.run / "report.json"):
-            if file.exists():
-                self.client.log_artifact(self.parent, str(file))
-        pictures = self.run / "pictures"
-        for file in sorted(pictures.iterdir()) if pictures.exists() else []:
-            if file.suffix in {".png", ".svg"}:
-                self.client.log_artifact(self.parent, str(file), "pictures")
-        if (self.run / "report.md").exists():
-            self.client.set_tag(
-                self.parent, "mlflow.note.content", _note((self.run / "report.md").read_text())
-            )
-        parquet = self.run / "tracking" / "ledger.parquet"
-        write_parquet(Ledger(self.run / "ledger"), parquet)
+        folder = self.run.folder
+        for name in ("report.md", "report.json"):
+            if (folder / name).is_file():
+                self._log_file(folder / name)
+        pictures: Iterator[AnyPath] = (folder / "pictures").glob("*.*")
+        for file in sorted(pictures, key=lambda file: file.name):
+            if file.name.endswith((".png", ".svg")):
+                self._log_file(file, "pictures")
+        if (folder / "report.md").is_file():
+            self.client.set_tag(self.parent, "mlflow.note.content", _note((folder / "report.md").read_text()))
+        parquet = self.run.work / "tracking" / "ledger.parquet"
+        write_parquet(self.run.ledger, parquet)
         self.client.log_artifact(self.parent, str(parquet))
         self.end(status, time)
 
@@ -134,10 +160,24 @@ class SearchView:
         self.client.set_terminated(self.parent, status, end_time=time)
         self._status = status
 
+    def _log_file(self, file: AnyPath, below: str | None = None) -> None:
+        """As an artifact of the parent."""
+        if isinstance(file, Path):
+            self.client.log_artifact(self.parent, str(file), below)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder, file.name)
+            copy.write_bytes(file.read_bytes())
+            self.client.log_artifact(self.parent, str(copy), below)
+
     def _write_frontier(self, leaders: Sequence[Row]) -> None:
+        """The leaders, and with several objectives all that nothing dominates."""
         self.children = self._read_children()
+        goals = [Objective.model_validate(goal) for goal in self.about["recipe"].get("objectives", ())]
         chosen = {row.candidate.id for row in leaders}
-        for row in Ledger(self.run / "ledger").rows():
+        if goals:
+            chosen |= {row.candidate.id for row in frontier_of(list(self.run.ledger.rows()), goals)}
+        for row in self.run.ledger.rows():
             if row.candidate.id in chosen:
                 self.write_row(row)
 
@@ -147,12 +187,16 @@ class SearchView:
         if found is not None:
             return found.experiment_id
         # Without a server MLflow would put artifacts into ./mlruns of whoever writes first.
-        place = None
-        if not self._uri.startswith("http"):
-            file = sqlite_file(self._uri)
-            folder = file.absolute().parent if file else self.run.absolute().parent
-            place = (folder / "mlartifacts" / name).as_uri()
+        place = None if self._uri.startswith("http") else self._artifacts(name)
         return self.client.create_experiment(name, artifact_location=place)
+
+    def _artifacts(self, name: str) -> str:
+        """Beside a database that is a file; for one that is elsewhere, beside the runs."""
+        file, runs = sqlite_file(self._uri), self.run.folder.parent
+        if file is None and not isinstance(runs, Path):
+            return str(runs / "mlartifacts" / name)
+        folder = file.parent if file is not None else Path(str(runs))
+        return (folder.absolute() / "mlartifacts" / name).as_uri()
 
     def _find_parent(self) -> entities.Run:
         key = f"{self.about['run']}@{self.about['recipe_digest'][:16]}"
@@ -172,9 +216,9 @@ class SearchView:
         params = [Param(name, value) for name, value in flat.items() if name not in parent.data.params]
         room = PARENT_PARAMS - len(parent.data.params)
         self._log(self.parent, params=params[: max(0, room)])
-        if "weft.described" not in parent.data.tags:
+        if parent.data.tags.get("weft.described") != (digest := self.run.recipe_digest):  # or it was extended
             self.client.log_text(self.parent, yaml.safe_dump(recipe, sort_keys=False), "recipe.yaml")
-            self.client.set_tag(self.parent, "weft.described", "true")
+            self.client.set_tag(self.parent, "weft.described", digest)
 
     def _create_child(self, row: Row, state: Mapping[str, str]) -> Child:
         tags = {
@@ -272,12 +316,3 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from flatten(inner, f"{prefix}{key}.")
         elif inner is not None:
             yield f"{prefix}{key}", inner
-
-
-def without_secrets(value: Any) -> Any:
-    """Nested data without entries that are named like secrets and without passwords in addresses."""
-    if isinstance(value, Mapping):
-        return {key: without_secrets(inner) for key, inner in value.items() if not SECRET.search(str(key))}
-    if isinstance(value, list):
-        return [without_secrets(inner) for inner in value]
-    return redacted(value) if isinstance(value, str) and "://" in value else value

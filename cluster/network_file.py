@@ -1,20 +1,26 @@
-"""A network on disk: its architecture and its weights, checksummed; no pickle."""
+"""A network on disk: its architecture and its weights, checksummed and read again; no pickle."""
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load, save
 
-from cluster.checkpoints import make_folder, write_atomically
+from cluster.files import AnyPath, make_folder, write_atomically
 from networks.architecture import Architecture, digest_of
-from networks.errors import UserError
+from networks.counters import counter_generator
+from networks.errors import CannotGoOn, UserError
 from networks.network import Network
+from trainers.recalibration import evaluating
+
+CHECKED_ON = 4  # images
+TOLERANCE = 1e-4  # of the largest logit: layouts in memory may differ
 
 
-def save_network(folder: Path, network: Network, about: dict[str, Any]) -> None:
-    """network.safetensors, then network.json, which names its checksum. `about`: JSON-ready."""
+def save_network(folder: AnyPath, network: Network, about: dict[str, Any]) -> None:
+    """network.safetensors, then network.json, which names its checksum; then both are read again. `about`:
+    JSON-ready. Raises `CannotGoOn` when what was read computes otherwise."""
     make_folder(folder)
     body = save({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()})
     write_atomically(folder / "network.safetensors", body)
@@ -26,9 +32,26 @@ def save_network(folder: Path, network: Network, about: dict[str, Any]) -> None:
     write_atomically(
         folder / "network.json", json.dumps({**note, "sha256": digest_of(note)}, indent=1).encode()
     )
+    check_same(network, load_network(folder)[0], str(folder))
 
 
-def load_network(folder: Path) -> tuple[Network, dict[str, Any]]:
+def check_same(network: Network, read: Network, folder: str) -> None:
+    """Raise `CannotGoOn` unless both compute the same of a few fixed images, as they evaluate."""
+    c, h, w = network.architecture.image
+    images = torch.randn((CHECKED_ON, c, h, w), generator=counter_generator(0, "network file"))
+    with evaluating(network) as forward:
+        expected = forward(images.to(next(network.parameters()).device)).float().cpu()
+    with evaluating(read) as forward:
+        found = forward(images)
+    scale = float(expected.abs().nan_to_num().max())
+    if not torch.allclose(found, expected, rtol=0, atol=TOLERANCE * scale, equal_nan=True):
+        difference = float((found - expected).abs().max())
+        raise CannotGoOn(
+            f"the network read from {folder} computes otherwise, by {difference:g}, than the one saved"
+        )
+
+
+def load_network(folder: AnyPath) -> tuple[Network, dict[str, Any]]:
     """The network, in eval mode on the CPU, and what was said about it. Raises `UserError` for a folder
     without one, or one that was altered."""
     try:

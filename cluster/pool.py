@@ -5,12 +5,25 @@ Held to `cluster.pool_testing.check_pool`.
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from cluster.replica import About, Replica, ReplicaJob, Scored
+from cluster.messages import About, Scored
+from cluster.replica import Replica, ReplicaJob
 from networks.spaces.space import Genes
+from trainers.one_shot import rebased
+
+
+class Crew(NamedTuple):
+    """How many replicas there are now, on how many machines, and how many have died so far."""
+
+    replicas: int
+    machines: int
+    deaths: int
+
+
+ALONE = Crew(1, 1, 0)
 
 
 class Pool(Protocol):
@@ -27,6 +40,11 @@ class Pool(Protocol):
     @property
     def step(self) -> int:
         """Training steps done."""
+        ...
+
+    @property
+    def crew(self) -> Crew:
+        """Who works now."""
         ...
 
     def train(self, steps: int) -> dict[str, float]:
@@ -47,6 +65,11 @@ class Pool(Protocol):
         ...
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None: ...
+
+    def reset(self, job: ReplicaJob, *, rebase: bool = False) -> None:
+        """Go on as replicas of this job, which differs in `scoring` and `kept` alone, with the weights that
+        are left. `rebase`: angles are measured from these from now on."""
+        ...
 
     def digest(self) -> str:
         """SHA-256 over parameters and floating-point buffers."""
@@ -73,6 +96,10 @@ class LocalPool:
     def step(self) -> int:
         return self.replica.step
 
+    @property
+    def crew(self) -> Crew:
+        return ALONE
+
     def train(self, steps: int) -> dict[str, float]:
         self._finish_scoring()
         return self.replica.train(steps)
@@ -85,7 +112,8 @@ class LocalPool:
         if number > queued:
             raise IndexError(f"{number} results of {queued} candidates that are queued")
         while len(self._results) < number:
-            self._results += self.replica.score([self._queue.popleft()])
+            some = [self._queue.popleft() for _ in range(number - len(self._results))]
+            self._results += self.replica.score(some)
         return [self._results.popleft() for _ in range(number)]
 
     def _finish_scoring(self) -> None:
@@ -100,6 +128,13 @@ class LocalPool:
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self._finish_scoring()
         self.replica.load_state(tensors, values)
+
+    def reset(self, job: ReplicaJob, *, rebase: bool = False) -> None:
+        self._finish_scoring()
+        self.replica.reset(job)
+        if rebase:
+            tensors, values = self.state()
+            self.replica.load_state(rebased(tensors), values)
 
     def digest(self) -> str:
         return self.replica.digest()

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import torch
 
+from cluster.messages import Scored
 from cluster.pool import LocalPool, Pool
-from cluster.replica import ReplicaJob, Scored
+from cluster.replica import ReplicaJob
 from networks.counters import counter_random
 from networks.spaces.space import Genes
 
@@ -20,6 +21,7 @@ def check_pool(make: Callable[[], Pool], job: ReplicaJob, *, steps: int = 3, can
         _check_training(pool, reference, steps)
         _check_scoring(pool, reference, candidates)
         _check_state(pool, reference, steps)
+        _check_resets(pool, reference, steps, candidates)
     finally:
         pool.close()
         pool.close()
@@ -80,6 +82,26 @@ def _check_state(pool: Pool, reference: LocalPool, steps: int) -> None:
     for each in (pool, reference):
         each.submit(one)
     assert essence(pool.collect(1)) == essence(reference.collect(1)), "scores are not of the new weights"
+
+
+def _check_resets(pool: Pool, reference: LocalPool, steps: int, number: int) -> None:
+    """To the first two options of each gene, then to the second of them, re-based; then to another score."""
+    reference.load_state(*pool.state())
+    job = reference.replica.job
+    for options, rebase, names in (((0, 1), False, job.scoring.names), ((1,), True, ("params",))):
+        kept = tuple(tuple(values[i] for i in options) for values in reference.replica.space.kept)
+        scoring = job.scoring.model_copy(update={"names": names})
+        asked = sample(reference, 2)
+        for each in (pool, reference):
+            each.submit(asked)  # by the scores, and in the space, of now
+            each.reset(job.model_copy(update={"kept": kept, "scoring": scoring}), rebase=rebase)
+        assert pool.digest() == reference.digest(), "a reset changes weights"
+        assert pool.train(steps) == reference.train(steps), "it goes on otherwise in a smaller space"
+        assert pool.digest() == reference.digest(), "the weights differ in a smaller space"
+        asked += sample(reference, number)
+        for each in (pool, reference):
+            each.submit(asked[2:])
+        assert essence(pool.collect(len(asked))) == essence(reference.collect(len(asked))), "scores differ"
 
 
 def sample(reference: LocalPool, number: int) -> list[Genes]:

@@ -1,7 +1,6 @@
 """A recipe made concrete: its data, its space and its candidates, all checked, nothing written yet."""
 
-from pathlib import Path
-
+from cluster.files import AnyPath
 from cluster.recipe import Recipe
 from cluster.recorder import Entrant
 from cluster.trial import TrialConfig
@@ -57,7 +56,7 @@ class Search:
             cost=architecture.complexity(),
         )
 
-    def configs(self, folder: Path) -> list[TrialConfig]:
+    def configs(self, folder: AnyPath) -> list[TrialConfig]:
         """What each candidate's trial is set up with, in ask order. A trial's process may work in another
         folder than this one, so its data's paths are absolute."""
         recipe = self.recipe.model_copy(update={"data": self.recipe.data.from_anywhere()})

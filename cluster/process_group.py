@@ -9,6 +9,7 @@ import datetime
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore, ProcessGroupGloo, Store, TCPStore
 from torch.nn import functional as F
 
-from trainers.one_shot import Group
+from trainers.group import Group
 
 CONNECT_S = 10.0  # a member that dies before the group stands is noticed after this
 EXCHANGE_S = 600.0  # the slowest member's share of a step must be done by then
@@ -80,36 +81,68 @@ def join(seat: Seat) -> JoinedGroup:
         raise Lost(str(error)) from None
 
 
-class GlooGroup:
-    """Over TCP, through the memory of the CPUs, wherever the buffers lie."""
+class _Exchange(ABC):
+    """What both kinds of group share: an exchange that can be left while it lasts."""
+
+    rank: int
+    size: int
+    _group: Any  # torch's stubs leave most of it out
 
     def __init__(self, seat: Seat) -> None:
         self.rank, self.size = seat.rank, seat.size
-        gloo: Any = ProcessGroupGloo  # torch's stubs leave most of it out
+        self._left = threading.Event()
+
+    def gather(self, own: Sequence[Tensor], sizes: Sequence[int], owners: Sequence[int]) -> list[Tensor]:
+        device = own[0].device
+        flat = self._carried(padded(own, sizes, owners, self.size))
+        everyone = [torch.empty_like(flat) for _ in range(self.size)]
+        try:
+            self._check_in()
+            work = self._group.allgather(everyone, flat, timeout=_time(EXCHANGE_S))
+            while not work.is_completed():
+                if self._left.is_set():
+                    self._abandon(work)
+                self._check_in()
+                self._pause(work)
+            work.wait()
+        except RuntimeError as error:
+            raise Lost(str(error)) from None
+        return [buffer.to(device) for buffer in separated(everyone, sizes, owners)]
+
+    def leave(self) -> None:
+        self._left.set()
+
+    def _check_in(self) -> None:
+        if self._left.is_set():
+            raise Lost("told to leave")
+
+    def _carried(self, flat: Tensor) -> Tensor:
+        """The buffer where the network takes it from."""
+        return flat
+
+    @abstractmethod
+    def _abandon(self, work: Any) -> None:
+        """End an exchange that is to be left."""
+
+    @abstractmethod
+    def _pause(self, work: Any) -> None:
+        """Between looks at whether the exchange is done and whether to leave."""
+
+
+class GlooGroup(_Exchange):
+    """Over TCP, through the memory of the CPUs, wherever the buffers lie."""
+
+    def __init__(self, seat: Seat) -> None:
+        super().__init__(seat)
+        gloo: Any = ProcessGroupGloo
         options = gloo._Options()
         options._timeout = _time(CONNECT_S)
         # By the address that the owner's machine is reached from: a machine's own name may mean loopback.
         options._devices = [gloo.create_device(hostname=_own_address(seat))]
         self._group = gloo(_store(seat), seat.rank, seat.size, options)
-        self._left = threading.Event()
 
-    def gather(self, own: Sequence[Tensor], sizes: Sequence[int], owners: Sequence[int]) -> list[Tensor]:
-        device = own[0].device
-        flat = padded(own, sizes, owners, self.size).cpu()
-        everyone = [torch.empty_like(flat) for _ in range(self.size)]
-        _check_in(self._left)
-        try:
-            work = self._group.allgather(everyone, flat, timeout=_time(EXCHANGE_S))
-            while not work.is_completed():
-                if self._left.is_set():
-                    self._abandon(work)
-                    raise Lost("told to leave")
-                with suppress(RuntimeError):  # not yet; or it failed, which the last `wait` tells
-                    work.wait(_time(LEAVE_S))
-            work.wait()
-        except RuntimeError as error:
-            raise Lost(str(error)) from None
-        return [buffer.to(device) for buffer in separated(everyone, sizes, owners)]
+    def _carried(self, flat: Tensor) -> Tensor:
+        return flat.cpu()
 
     def _abandon(self, work: Any) -> None:
         """Let an exchange that cannot be ended last until `EXCHANGE_S`, out of everybody's way.
@@ -118,11 +151,12 @@ class GlooGroup:
         runs: a thread that nobody waits for holds it."""
         threading.Thread(target=_outlast, args=(work, self._group), daemon=True).start()
 
-    def leave(self) -> None:
-        self._left.set()
+    def _pause(self, work: Any) -> None:
+        with suppress(RuntimeError):  # not yet; or it failed, which the last `wait` tells
+            work.wait(_time(LEAVE_S))
 
 
-class NcclGroup:
+class NcclGroup(_Exchange):
     """Between GPUs, one for each member.
 
     NCCL does not notice by itself that a member died: the owner of the pool tells the survivors to leave.
@@ -131,44 +165,25 @@ class NcclGroup:
     """
 
     def __init__(self, seat: Seat) -> None:
-        self.rank, self.size = seat.rank, seat.size
+        super().__init__(seat)
         nccl: Any = torch.distributed.ProcessGroupNCCL  # missing in builds for the CPU
         options = nccl.Options()
         options._timeout = _time(EXCHANGE_S)
         store = _store(seat)
         self._group = nccl(store, seat.rank, seat.size, options)
-        self._left = threading.Event()
         arrive(store, seat)
 
-    def gather(self, own: Sequence[Tensor], sizes: Sequence[int], owners: Sequence[int]) -> list[Tensor]:
-        flat = padded(own, sizes, owners, self.size)
-        everyone = [torch.empty_like(flat) for _ in range(self.size)]
-        _check_in(self._left)
-        try:
-            work = self._group.allgather(everyone, flat, timeout=_time(EXCHANGE_S))
-            while not work.is_completed():
-                if self._left.is_set():
-                    self._group.abort()
-                    raise Lost("told to leave")
-                time.sleep(POLL_S)
-            work.wait()
-        except RuntimeError as error:
-            raise Lost(str(error)) from None
-        return separated(everyone, sizes, owners)
+    def _abandon(self, work: Any) -> None:
+        self._group.abort()
 
-    def leave(self) -> None:
-        self._left.set()
+    def _pause(self, work: Any) -> None:
+        time.sleep(POLL_S)
 
 
 def arrive(store: Store, seat: Seat) -> None:
     """Wait until all members have come this far. Raises RuntimeError after `CONNECT_S`."""
     store.set(f"rank {seat.rank}", "here")
     store.wait([f"rank {rank}" for rank in range(seat.size)], _time(CONNECT_S))
-
-
-def _check_in(left: threading.Event) -> None:
-    if left.is_set():
-        raise Lost("told to leave")
 
 
 def _outlast(work: Any, group: object) -> None:

@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from cluster.experiment import Place, connection, drive_choices, search
+from cluster.experiment import Place, connection, drive_choices, interruptible, search
 from cluster.ledger import Ledger
 from cluster.recipe import ListedSection, NoStopping, Recipe
 from cluster.report import newest
 from cluster.run import Run, runs_of
+from cluster.search_messages import SearchConfig
 from cluster.search_plan import LATENCIES, SearchPlan
 from cluster.search_recipe import Ranking, SearchRecipe, TableScore, check_untrained
 from cluster.search_report import score_rankings
-from cluster.search_trial import SearchConfig
+from cluster.stopping import heeding
 from networks.architecture import canonical_json, digest_of
 from networks.counters import counter_random
 from networks.errors import UserError
@@ -48,7 +49,7 @@ def rank_scores(
         raise UserError("RUN", run.name, "a finished search", "weft search --resume goes on with it.")
     if recipe.supernet is None:
         check_untrained("--score", scores)
-    with run.lock():
+    with interruptible(), run.lock() as lease, heeding(run):
         try:
             if isinstance(truth, Standalone):
                 truth = _train(run, recipe, truth, scores, place, console)
@@ -58,7 +59,7 @@ def rank_scores(
             folder = f"rankings/{digest_of(about)[:12]}"
             with connection(recipe, place, console):
                 config = SearchConfig(recipe=recipe, folder=run.folder, ranking=folder)
-                drive_choices(config, place, console)
+                drive_choices(config, lease, place, console)
             rows = list(Ledger(run.folder / folder).rows())
             found = {
                 "run": run.name,
@@ -112,7 +113,7 @@ def _train(
             accuracies[listed[row.candidate.genes[0]]].append(row.metrics["validation_accuracy"])
     if len(accuracies) < 3:
         raise UserError("--train", wanted.candidates, "3 or more candidates that can be trained")
-    table = trained.folder / "accuracies.csv"
+    table = trained.work / "accuracies.csv"  # a table is read from a disk
     with table.open("w", newline="") as file:
         sheet = csv.writer(file)
         sheet.writerow(["genes", TRUTH])

@@ -20,10 +20,13 @@ from torch import Tensor
 from cluster.actors import Died, answer
 from cluster.dispatch import Dispatch
 from cluster.members import Member, Members, Share, check_replicas
+from cluster.messages import About, Scored, Trained
+from cluster.pool import Crew
 from cluster.process_group import Meeting, Seat
-from cluster.replica import About, ReplicaJob, Scored
-from cluster.replica_actor import State, Trained, arrays_of
+from cluster.replica import ReplicaJob
+from cluster.replica_actor import State, arrays_of
 from networks.spaces.space import Genes
+from trainers.one_shot import rebased
 
 STRETCH_S = 1.5  # of training, after which a replacement may join
 IN_FLIGHT = 2  # calls to score that a replica has: one at work, one ready
@@ -43,8 +46,10 @@ class RayPool:
     """A pool of replicas, each an actor with `cpus` and `gpus`, in the caller's placement group where there
     is one. Ray must be connected.
 
-    `retries`: how many deaths of its process a candidate is tried again after, and how many for each
-    replica are borne in a row before any progress. `allow_mixed`: accept replicas whose numerics differ.
+    `elastic`: so many more join where the cluster has room, outside of the placement group, and leave with
+    their machines. `retries`: how many deaths of its process a candidate is tried again after, and how many
+    for each replica are borne in a row before any progress. `allow_mixed`: accept replicas whose numerics
+    differ.
     Raises `UserError` for more replicas than paths per step or than there is room for, and for replicas
     that compute differently; `PoolLost` when replicas die again and again.
     """
@@ -56,14 +61,15 @@ class RayPool:
         *,
         cpus: float = 1.0,
         gpus: float = 0.0,
+        elastic: int = 0,
         allow_mixed: bool = False,
         retries: int = 3,
     ) -> None:
         share = Share(cpus, gpus)
-        check_replicas(job.supernet, replicas, share)
+        check_replicas(job.supernet, replicas, share, elastic)
         # Two members on one GPU are more than NCCL takes.
         self._backend = "nccl" if job.device != "cpu" and gpus >= 1 else "gloo"
-        self._dispatch = Dispatch(replicas, retries)
+        self._dispatch = Dispatch(retries)
         self._step = 0
         self._losses: dict[int, float] = {}  # by step, of the call to train that runs
         self._rate: float | None = None
@@ -73,7 +79,9 @@ class RayPool:
         self._seats: dict[Member, Seat] = {}
         self._meeting = Meeting(ray.util.get_node_ip_address())
         try:
-            self._members = Members(job, replicas, share, allow_mixed=allow_mixed, retries=retries)
+            self._members = Members(
+                job, replicas, share, allow_mixed=allow_mixed, retries=retries, elastic=elastic
+            )
         except BaseException:
             self._meeting.close()
             raise
@@ -86,6 +94,11 @@ class RayPool:
     @property
     def step(self) -> int:
         return self._step
+
+    @property
+    def crew(self) -> Crew:
+        alive = self._members.alive
+        return Crew(len(alive), len({member.hello.node for member in alive}), self._members.deaths)
 
     def train(self, steps: int) -> dict[str, float]:
         self._finish_scoring()
@@ -254,14 +267,16 @@ class RayPool:
             return
         for ref in self._members.wait(list(calls)):
             try:
-                self._harvest(calls[ref])
+                self._harvest(calls[ref], ready=True)
             except Died as error:
                 self._died(calls[ref], error)
         self._feed()
 
-    def _harvest(self, member: Member) -> None:
-        """Read what this one has scored. Raises `Died` when it did so over the next."""
-        while member.calls and ray.wait([member.calls[0][0]], timeout=0)[0]:
+    def _harvest(self, member: Member, ready: bool = False) -> None:
+        """Read what this one has scored; `ready`: its first call has ended. Raises `Died` when it did so over
+        the next."""
+        while member.calls and (ready or ray.wait([member.calls[0][0]], timeout=0)[0]):
+            ready = False  # of the next one that is not known: asking costs a third of a millisecond
             ref, chunk = member.calls[0]
             results = answer(ref)
             member.calls.popleft()
@@ -275,7 +290,8 @@ class RayPool:
         """Give candidates to those who have least to do."""
         while self._members.alive:
             member = min(self._members.alive, key=lambda member: len(member.calls))
-            chunk = None if len(member.calls) >= IN_FLIGHT else self._dispatch.next_chunk()
+            full = len(member.calls) >= IN_FLIGHT
+            chunk = None if full else self._dispatch.next_chunk(len(self._members.alive))
             if chunk is None:
                 return
             member.calls.append((member.actor.score.remote(chunk.candidates), chunk))
@@ -296,6 +312,15 @@ class RayPool:
             if self._load(self._members.alive, snapshot):
                 break
         self._snapshot, self._step = snapshot, snapshot.step
+
+    def reset(self, job: ReplicaJob, *, rebase: bool = False) -> None:
+        self._finish_scoring()
+        state = self.state() if rebase or job.kept != self._members.job.kept else None
+        self._members.begin_anew(job)
+        self._answers({member: member.actor.reset.remote(job) for member in self._members.alive})
+        if state is not None:  # a snapshot of before would bring back what is dropped, or where angles began
+            tensors, values = state
+            self.load_state(rebased(tensors) if rebase else tensors, values)
 
     def digest(self) -> str:
         while True:

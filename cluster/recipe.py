@@ -183,6 +183,9 @@ class Recipe(BaseRecipe):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.resources.max_workers is not None:
+            fix = "A grid takes what the cluster has; resources.workers sizes a Ray of weft's own."
+            raise UserError("resources.max_workers", self.resources.max_workers, "nothing in a grid", fix)
         if not isinstance(self.stopping, NoStopping) and self.stopping.grace > self.training.epochs:
             raise UserError(
                 "stopping.grace", self.stopping.grace, f"1 to training.epochs ({self.training.epochs})"

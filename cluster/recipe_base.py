@@ -2,15 +2,34 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    field_validator,
+    model_validator,
+)
 
+from cluster.files import AnyPath, path_of
+from cluster.secrets import holds_secret, redacted
 from networks.architecture import digest_of
 from networks.errors import UserError
 from trainers.data import DataSettings, check_settings
 
 ALL_RUNS_LIMIT = 2000
+
+HomePath = Annotated[Path, AfterValidator(Path.expanduser)]  # ~ is the user's home
+# A folder, or s3://BUCKET/PREFIX; written in JSON and YAML as the user writes it.
+PathField = Annotated[
+    AnyPath,
+    PlainValidator(lambda value: path_of(str(value)), json_schema_input_type=str),
+    PlainSerializer(str, return_type=str),
+]
 
 
 class Section(BaseModel):
@@ -21,20 +40,45 @@ class Resources(Section):
     """What one candidate or replica takes, and how many run at once (`workers`; None: as many as fit).
 
     In a grid `workers` sizes a Ray that weft starts on this machine; on a cluster that is there already,
-    what runs at once follows from what a candidate takes. In a search it is the number of replicas.
+    what runs at once follows from what a candidate takes. In a search it is the number of replicas; up to
+    `max_workers` of them come and go as the cluster has room (`workers` is 1 then, if it is not given).
     """
 
     cpus: float = Field(1, gt=0)
     gpus: float = Field(0, ge=0)
     workers: int | None = Field(None, ge=1)
+    max_workers: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.max_workers is not None and self.max_workers < (self.workers or 1):
+            raise UserError("max_workers", self.max_workers, f"at least workers ({self.workers})")
+        return self
+
+    @property
+    def elastic(self) -> int:
+        """How many replicas may come and go."""
+        return 0 if self.max_workers is None else self.max_workers - (self.workers or 1)
 
 
 class Tracking(Section):
-    """`uri`: an MLflow tracking URI; None is a SQLite file in the run's folder. `runs`: a child run for
-    every candidate, or for the frontier alone (above 2,000 candidates the choice must be made)."""
+    """`uri`: an MLflow tracking URI; None is that of MLFLOW_TRACKING_URI, or else a SQLite file in the run's
+    folder. `runs`: a child run for every candidate, or for the frontier alone (above 2,000 candidates the
+    choice must be made)."""
 
     uri: str | None = None
     runs: Literal["all", "frontier"] | None = None
+
+    @field_validator("uri")
+    @classmethod
+    def _public(cls, uri: str | None) -> str | None:
+        if uri is not None and holds_secret(uri):
+            fix = (
+                "Give the whole address as MLFLOW_TRACKING_URI, or the password as MLFLOW_TRACKING_PASSWORD."
+            )
+            allowed = "an address without a password: a run's folder keeps its recipe"
+            raise UserError("", redacted(uri), allowed, fix)
+        return uri
 
     def check_runs(self, candidates: int) -> None:
         """Raise `UserError` where the choice of `runs` must be made and was not."""
@@ -67,18 +111,13 @@ class BaseRecipe(Section):
     retries: int = Field(3, ge=0)
     allow_mixed: bool = False
     tracking: Tracking = Tracking()
-    storage: Path = Path("runs")
+    storage: PathField = Path("runs")
 
     @field_validator("data")
     @classmethod
     def _usable(cls, data: DataSettings) -> DataSettings:
         check_settings(data)
         return data
-
-    @field_validator("storage")
-    @classmethod
-    def _at_home(cls, storage: Path) -> Path:
-        return storage.expanduser()
 
     @property
     def digest(self) -> str:

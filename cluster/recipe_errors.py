@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from cluster.recipe_fields import Spot, find_spots, leaf_paths, spot_words, tags_of
+from cluster.secrets import redacted
 from networks.errors import UserError, nearest
 
 Where = tuple[str | int, ...]
@@ -130,9 +131,9 @@ def _spelling(value: object, spots: Sequence[Spot]) -> str:
 def _change_of(field: str, changes: Sequence[str]) -> str:
     """The last ``--set`` that gave this field or what stands around it."""
     for change in reversed(changes):
-        given = change.partition("=")[0]
+        given, _, value = change.partition("=")
         if field == given or field.startswith(given + ".") or given.startswith(field + "."):
-            return f" with --set {change}"
+            return f" with --set {given}={redacted(value)}"
     return ""
 
 

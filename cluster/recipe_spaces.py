@@ -6,6 +6,8 @@ from pydantic import Field
 
 from networks.architecture import Shape
 from networks.spaces.chain import ShuffleNetSettings, ShuffleNetSpace, SmallChainSettings, SmallChainSpace
+from networks.spaces.darts import DartsSettings, DartsSpace
+from networks.spaces.mobilenet import MobileNetSettings, MobileNetSpace
 from networks.spaces.nasbench201 import NasBench201Settings, NasBench201Space
 
 
@@ -36,10 +38,29 @@ class SmallChainSection(SmallChainSettings):
         return SmallChainSpace(self, image, classes)
 
 
+class MobileNetSection(MobileNetSettings):
+    """ABS's and FairNAS's chains of inverted residuals."""
+
+    kind: Literal["mobilenet"] = "mobilenet"
+
+    def build(self, image: Shape, classes: int) -> MobileNetSpace:
+        return MobileNetSpace(self, image, classes)
+
+
+class DartsSection(DartsSettings):
+    """DARTS's cells."""
+
+    kind: Literal["darts"] = "darts"
+
+    def build(self, image: Shape, classes: int) -> DartsSpace:
+        return DartsSpace(self, image, classes)
+
+
 ChoiceSection = Annotated[
-    NasBench201Section | ShuffleNetSection | SmallChainSection, Field(discriminator="kind")
+    NasBench201Section | ShuffleNetSection | SmallChainSection | MobileNetSection | DartsSection,
+    Field(discriminator="kind"),
 ]
 SEARCHED_SPACES = tuple(
     str(section.model_fields["kind"].default)
-    for section in (NasBench201Section, ShuffleNetSection, SmallChainSection)
+    for section in (NasBench201Section, ShuffleNetSection, SmallChainSection, MobileNetSection, DartsSection)
 )

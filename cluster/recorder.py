@@ -1,13 +1,17 @@
 """From reports to committed rows: the one place that writes a search's ledger."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from cluster.ledger import Ledger, Row, RowStatus
+from cluster.logs import CANDIDATE
 from cluster.trial import Report
 from networks.complexity import Complexity
 from networks.errors import UserError
 from searchers.searcher import Candidate
+
+log = logging.getLogger(__name__)
 
 
 class Entrant(NamedTuple):
@@ -49,7 +53,10 @@ class Recorder:
             folder = str(self._ledger.folder)
             raise UserError("ledger", folder, "a ledger that one process writes", fix) from error
         self._segments += 1
+        log.info("segment %d is committed, of %d rows", self._segments - 1, len(rows))
         for row in rows:
+            if row.status == "failed":
+                log.info("%s has failed: %s", row.label, row.reason, extra={CANDIDATE: row.candidate.id})
             self._recorded[row.candidate.ask_index] = row.epoch
         for listener in self.listeners:
             listener(rows)

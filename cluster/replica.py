@@ -1,22 +1,28 @@
 """A replica: one copy of a supernet with its data, optimiser and step counter. Knows no Ray."""
 
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from cluster.messages import About, Scored
 from cluster.recipe_spaces import ChoiceSection
 from cluster.trial import place, reason_of
 from networks.errors import UserError
+from networks.spaces.choices import ChoiceSpace, Kept
+from networks.spaces.narrowed import NarrowedSpace
 from networks.spaces.space import Genes
 from trainers.data import DataSettings, open_data
+from trainers.group import Group
 from trainers.numerics import numerics
-from trainers.one_shot import Group, OneShotSettings, OneShotTrainer
+from trainers.one_shot import OneShotTrainer
+from trainers.one_shot_settings import OneShotSettings
 from trainers.scores.registry import find_score
-from trainers.scores.score import Bench
+from trainers.scores.score import Batched, Bench, Score
 
 
 class ScoringSettings(BaseModel):
@@ -30,7 +36,8 @@ class ScoringSettings(BaseModel):
 
 class ReplicaJob(BaseModel):
     """What a process needs to build a replica; paths of data are absolute. Without `supernet` candidates
-    are scored by their own untrained networks."""
+    are scored by their own untrained networks. `kept`: the options that are left of the space, if some were
+    dropped from it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,24 +47,7 @@ class ReplicaJob(BaseModel):
     scoring: ScoringSettings
     seed: int
     device: str = "cpu"
-
-
-class Scored(NamedTuple):
-    """How one candidate did. A `reason` says what went wrong; `metrics` hold the scores that went well, so
-    that who reads it decides what it lacks. Seconds and place decide nothing."""
-
-    metrics: dict[str, float]
-    reason: str
-    seconds: float
-    place: str
-
-
-class About(NamedTuple):
-    """What a replica computes with, and on which images."""
-
-    numerics: str
-    data: str
-    place: str
+    kept: Kept | None = None
 
 
 class Replica:
@@ -73,9 +63,11 @@ class Replica:
             raise UserError("resources.gpus", "above 0", "0 where a replica's torch sees no GPU")
         self.job = job
         data = open_data(job.data)
-        self.space = job.space.build(data.image, len(data.classes))
+        self.space: ChoiceSpace = job.space.build(data.image, len(data.classes))
+        if job.kept is not None:
+            self.space = NarrowedSpace(self.space, job.kept)
         self.data = data.to(job.device)
-        self.scores = [find_score(name, "score.names") for name in job.scoring.names]
+        self.scores = _scores(job)
         self.trainer: OneShotTrainer | None = None
         if job.supernet is not None:
             self.trainer = OneShotTrainer(self.space, data, job.supernet, job.seed, job.device)
@@ -97,14 +89,34 @@ class Replica:
 
     def score(self, candidates: Sequence[Genes]) -> list[Scored]:
         """Every score of each candidate, in order. What goes wrong with one score is its own failure."""
-        return [self._score(genes) for genes in candidates]
-
-    def _score(self, genes: Genes) -> Scored:
         started = time.monotonic()
+        together = self._together(candidates)
+        share = (time.monotonic() - started) / max(1, len(candidates))
+        return [
+            self._score(genes, {name: values[i] for name, values in together.items()}, share)
+            for i, genes in enumerate(candidates)
+        ]
+
+    def _together(self, candidates: Sequence[Genes]) -> dict[str, list[float]]:
+        """By score, what those give that take many candidates at once. What cannot be done so is left to
+        `_score`, which finds out for which candidate it fails."""
+        found = {}
+        for score in self.scores:
+            if isinstance(score, Batched) and len(candidates) > 1:
+                with suppress(Exception):
+                    found[score.name] = score.many(self.bench, candidates)
+        return found
+
+    def _score(self, genes: Genes, known: Mapping[str, float], seconds: float) -> Scored:
+        """`known`: what some scores gave already, in so many `seconds`."""
+        started = time.monotonic() - seconds
         metrics: dict[str, float] = {}
         reasons: dict[str, list[str]] = {}  # why -> which scores
         for score in self.scores:
             try:
+                if score.name in known:
+                    metrics[score.name] = known[score.name]
+                    continue
                 self.space.check(genes)
                 metrics[score.name] = float(score(self.bench, genes))
             except Exception as error:  # the candidate's own failure, as in training
@@ -128,6 +140,19 @@ class Replica:
             )  # fmt: skip
         return self._bench[1]
 
+    def reset(self, job: ReplicaJob) -> None:
+        """Go on as a replica of this job, which scores by other scores or in a smaller part of the space:
+        what was dropped is gone from memory. Raises ValueError for a job that differs in more."""
+        if job.model_copy(update={"kept": self.job.kept, "scoring": self.job.scoring}) != self.job:
+            raise ValueError("a replica can change what it scores by, and its space, but nothing else")
+        if job.kept != self.job.kept:
+            assert job.kept is not None, "a space does not grow"
+            whole = self.space.whole if isinstance(self.space, NarrowedSpace) else self.space
+            self.space = NarrowedSpace(whole, job.kept)
+            if self.trainer is not None:
+                self.trainer.narrow(self.space)
+        self.job, self.scores, self._bench = job, _scores(job), None
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Weights, momentum and step; nothing where nothing is trained."""
         return ({}, {"step": 0}) if self.trainer is None else self.trainer.state()
@@ -140,3 +165,7 @@ class Replica:
     def digest(self) -> str:
         """Of all parameters and floating-point buffers."""
         return "" if self.trainer is None else self.trainer.digest()
+
+
+def _scores(job: ReplicaJob) -> list[Score]:
+    return [find_score(name, "score.names") for name in job.scoring.names]

@@ -4,40 +4,22 @@ import os
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cluster.messages import Hello, Pulse, Scored, Trained
 from cluster.process_group import JoinedGroup, Lost, Seat, join
-from cluster.replica import About, Replica, ReplicaJob, Scored
-from cluster.stalls import Clock, Pulse, Timed
+from cluster.replica import Replica, ReplicaJob
+from cluster.stalls import Clock, Timed
 from networks.spaces.space import Genes
-from trainers.one_shot import Alone, Group, OneShotTrainer
+from trainers.group import Alone, Group
+from trainers.one_shot import OneShotTrainer
 
 State = tuple[dict[str, NDArray[Any]], dict[str, Any]]  # numpy: other processes read it without a copy
-
-
-class Hello(NamedTuple):
-    """What a new replica says of itself. `node` is Ray's id of its machine."""
-
-    about: About
-    pid: int
-    node: str
-
-
-class Trained(NamedTuple):
-    """How far a call to train came: the step it left off at, the loss of each of its steps, the learning
-    rate of the last, and its seconds. `lost`: why its group broke; `error`: what else went wrong."""
-
-    step: int
-    losses: tuple[float, ...]
-    lr: float
-    seconds: float
-    lost: str = ""
-    error: Exception | None = None
 
 
 class ReplicaActor:
@@ -122,6 +104,10 @@ class ReplicaActor:
         arrays, values = state
         with self._clock.task("load_state"):
             self._replica.load_state({name: torch.tensor(array) for name, array in arrays.items()}, values)
+
+    def reset(self, job: ReplicaJob) -> None:
+        with self._clock.task("reset"):
+            self._replica.reset(job)
 
     def digest(self) -> str:
         with self._clock.task("digest"):

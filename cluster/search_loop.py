@@ -3,6 +3,10 @@
 A round is asked for when the round `rounds_in_flight` before it was told; it is scored, committed to the
 ledger as one segment, and then told, in ask order. So what is asked depends on the recipe alone, and a
 ledger can be replayed: the searcher is asked again and told what is recorded.
+
+A search that was extended goes through its phases again: search, random, search, random. A searcher asks as
+if its phases were one. A round that ends where a phase does not is committed in two parts, and told when both
+are there: what is asked does not depend on where the search once ended.
 """
 
 import math
@@ -12,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from cluster.ledger import Row
-from cluster.replica import Scored
+from cluster.messages import Scored
 from networks.complexity import Complexity
 from networks.errors import UserError
 from networks.spaces.choices import ChoiceSpace
@@ -29,10 +33,13 @@ class Scorer(Protocol):
 
 
 class Phase(NamedTuple):
-    """A part of a search that asks by itself: ``search``, or ``random``, which it is compared with."""
+    """A part of a search that asks by itself: ``search``, or ``random``, which it is compared with. Phases of
+    one name share a searcher. `until`: so many of its candidates, with those of the phases before, end this
+    one; None: it ends when the searcher finishes."""
 
     name: str
     searcher: Searcher
+    until: int | None = None
 
 
 class Rounds:
@@ -62,6 +69,37 @@ class Rounds:
         return added
 
 
+class Stream:
+    """What one searcher asks for, over all of its phases, and what it is told."""
+
+    def __init__(self, searcher: Searcher, size: int, depth: int) -> None:
+        self._searcher, self._rounds = searcher, Rounds(searcher, size, depth)
+        self._waiting: deque[list[Genes]] = deque()  # asked for, and in no phase yet
+        self._told: list[Evaluation] = []  # of a round of which a part is missing
+        self.taken = 0
+
+    def take(self, until: int | None) -> list[list[Genes]]:
+        """Ask for what may be asked for now; what of it is in a phase that ends there, round by round."""
+        self._waiting += self._rounds.fill()
+        parts = []
+        while self._waiting and (until is None or self.taken < until):
+            genes = self._waiting.popleft()
+            room = len(genes) if until is None else until - self.taken
+            if genes[room:]:
+                self._waiting.appendleft(genes[room:])
+            parts.append(genes[:room])
+            self.taken += len(parts[-1])
+        return parts
+
+    def tell(self, evaluations: Sequence[Evaluation]) -> None:
+        """Those of the oldest round, or of a part of it."""
+        self._told += evaluations
+        if len(self._told) == len(self._rounds.open[0]):
+            self._rounds.open.popleft()
+            self._searcher.tell(self._told)
+            self._told = []
+
+
 class SearchLoop:
     """`identity` and `space` make the candidates' ids. `commit` writes rows; `measured` gives costs that
     are not static (latency), by name. A candidate without one of the scores `needed` has failed."""
@@ -81,8 +119,8 @@ class SearchLoop:
     ) -> None:
         self._identity, self._space, self._digest = identity, space, space.digest
         self.phases, self._commit = deque(phases), commit
-        self._rounds = {
-            phase.name: Rounds(phase.searcher, round_size, rounds_in_flight) for phase in self.phases
+        self._streams = {
+            phase.name: Stream(phase.searcher, round_size, rounds_in_flight) for phase in self.phases
         }
         self._measured, self._needed, self._numerics = measured, frozenset(needed), numerics
         self._asked: deque[list[Candidate]] = deque()  # the open rounds of the first phase
@@ -132,7 +170,7 @@ class SearchLoop:
         """Ask for what may be asked for now. The next phase begins when the one before is told."""
         while self.phases:
             phase = self.phases[0]
-            for genes in self._rounds[phase.name].fill():
+            for genes in self._streams[phase.name].take(phase.until):
                 self._asked.append([self._candidate(one, phase) for one in genes])
             if self._asked:
                 return
@@ -166,10 +204,8 @@ class SearchLoop:
 
     def _tell(self, rows: Sequence[Row]) -> None:
         """Those of the oldest round in flight."""
-        phase = self.phases[0]
         self._asked.popleft()
-        self._rounds[phase.name].open.popleft()
-        phase.searcher.tell([evaluation_of(row) for row in rows])
+        self._streams[self.phases[0].name].tell([evaluation_of(row) for row in rows])
         self.evaluations += len(rows)
 
 

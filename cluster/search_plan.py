@@ -4,9 +4,8 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from pathlib import Path
 
-from cluster.checkpoints import write_atomically
+from cluster.files import AnyPath, write_atomically
 from cluster.replica import ReplicaJob, ScoringSettings
 from cluster.search_loop import Phase
 from cluster.search_recipe import COSTS, LATENCY, SearchRecipe, TableScore
@@ -15,7 +14,7 @@ from cluster.trial import trial_device
 from networks.counters import counter_random, counter_seed
 from networks.errors import UserError, nearest
 from networks.network import build_network
-from networks.spaces.choices import ChoiceSpace
+from networks.spaces.choices import ChoiceSpace, Kept
 from networks.spaces.space import Genes
 from searchers.constraints import Feasible, check_satisfiable, static_costs
 from searchers.listed import ListedSearcher
@@ -24,7 +23,7 @@ from searchers.random_search import RandomSettings
 from searchers.searcher import Candidate, Evaluation, Searcher
 from trainers.data import Data, open_data
 from trainers.latency import latency_ms
-from trainers.one_shot import check_possible
+from trainers.one_shot_settings import check_possible
 from trainers.scores.registry import check_supported, find_score
 from trainers.scores.score import check_batches
 from trainers.table import Fields, Table
@@ -36,7 +35,7 @@ class SearchPlan:
     """What a recipe will search. `latencies` is the file that measured latencies are kept in, so that a
     resumed search sees the ones that it began with."""
 
-    def __init__(self, recipe: SearchRecipe, data: Data | None, latencies: Path | None = None) -> None:
+    def __init__(self, recipe: SearchRecipe, data: Data | None, latencies: AnyPath | None = None) -> None:
         self.recipe, self.data = recipe, data
         self.latencies = LatencyBook(latencies)
         if isinstance(recipe.score, TableScore):
@@ -46,7 +45,7 @@ class SearchPlan:
             self.space = recipe.space.build(data.image, len(data.classes))
 
     @classmethod
-    def of(cls, recipe: SearchRecipe, latencies: Path | None = None) -> "SearchPlan":
+    def of(cls, recipe: SearchRecipe, latencies: AnyPath | None = None) -> "SearchPlan":
         """Open the data or the table and build the space. Raises `UserError` for everything that can be
         known to be wrong before the search begins, without measuring anything (`check_measured`)."""
         if isinstance(recipe.score, TableScore):
@@ -90,6 +89,8 @@ class SearchPlan:
         named = [("score.names", self.recipe.score.names)]
         if self.recipe.ranking is not None:
             named.append(("ranking.scores", self.recipe.ranking.scores))
+        if self.recipe.shrinking is not None:
+            named.append(("shrinking.score", (self.recipe.shrinking.score,)))
         scores = []
         for field, names in named:
             for position, name in enumerate(names):
@@ -227,36 +228,46 @@ class SearchPlan:
         once = self.recipe.searcher.most_asks(self.space)
         return once * (2 if self.recipe.has_baseline else 1)
 
-    def phases(self) -> list[Phase]:
-        """The search; then, to compare with, random candidates to the same number."""
-        searcher: Searcher = self.recipe.searcher.build(self.problem)
-        if self.known:
-            searcher.tell(self.known)
-        phases = [Phase("search", searcher)]
+    def phases(self, space: ChoiceSpace | None = None) -> list[Phase]:
+        """The search, of what is left of the space; then, to compare with, random candidates to the same
+        number. Of a search that was extended: both up to where it ended before, then on."""
+        own = self.problem._replace(space=space or self.space)
+        searchers: dict[str, Searcher] = {"search": self.recipe.searcher.build(own)}
+        if known := [one for one in self.known if own.space.legal(one.candidate.genes)]:
+            searchers["search"].tell(known)
         if self.recipe.has_baseline:
-            budget = self.recipe.searcher.most_asks(self.space)
-            problem = self.problem._replace(seed=counter_seed(self.recipe.seed, "baseline"))
-            phases.append(Phase("random", RandomSettings(budget=budget).build(problem)))
-        return phases
+            budget = self.recipe.searcher.most_asks(own.space)
+            problem = own._replace(seed=counter_seed(self.recipe.seed, "baseline"))
+            searchers["random"] = RandomSettings(budget=budget).build(problem)
+        ends = [*(stretch.model_dump() for stretch in self.recipe.extended), dict[str, int]()]
+        return [Phase(name, one, end.get(name)) for end in ends for name, one in searchers.items()]
 
-    def ranked(self) -> Phase:
-        """The random candidates that scores are ranked on: those of which the truth is known."""
+    def ranked(self, space: ChoiceSpace | None = None) -> Phase:
+        """The random candidates that scores are ranked on: those of which the truth is known, of what is left
+        of the space."""
         ranking, truth = self.recipe.ranking, self.truth
         assert ranking is not None and truth is not None
         column = truth.column(ranking.truth)
-        known = [genes for genes, value in zip(truth.genes, column, strict=True) if not math.isnan(value)]
+        legal = (space or self.space).legal
+        known = [
+            genes
+            for genes, value in zip(truth.genes, column, strict=True)
+            if not math.isnan(value) and legal(genes)
+        ]
         rng = counter_random(self.recipe.seed, "ranking")
         return Phase("ranking", ListedSearcher(rng.sample(known, min(ranking.cells, len(known)))))
 
-    def job(self, names: tuple[str, ...]) -> ReplicaJob:
-        """What replicas are built from; their processes may work in another folder than this one."""
+    def job(self, names: tuple[str, ...], supernet: int = 0, kept: Kept | None = None) -> ReplicaJob:
+        """What replicas are built from; their processes may work in another folder than this one. `supernet`:
+        which of those that vote; `kept`: the options that are left."""
         recipe = self.recipe
         return ReplicaJob(
             space=recipe.space,
             data=recipe.data.from_anywhere(),
             supernet=recipe.supernet,
             scoring=ScoringSettings(names=names, batch_size=batch_size_of(recipe)),
-            seed=recipe.seed,
+            seed=counter_seed(recipe.seed, "supernet", supernet) if supernet else recipe.seed,
+            kept=kept,
             device="cuda" if recipe.resources.gpus else "cpu",
         )
 
@@ -271,7 +282,7 @@ class LatencyBook:
     """Measured latencies by genes, kept in a file where one is given. `flush` before anything is committed
     that follows from them."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: AnyPath | None) -> None:
         self._path, self._new = path, False
         self._known: dict[Genes, float] = {}
         if path is not None and path.exists():

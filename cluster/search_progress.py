@@ -9,8 +9,9 @@ from rich.live import Live
 from rich.text import Text
 
 from cluster.progress import PLAIN_EVERY, clock
+from cluster.search_messages import SearchReport
 from cluster.search_report import number
-from cluster.search_trial import SearchReport
+from cluster.tables import approximate
 
 
 class SearchProgress:
@@ -43,7 +44,7 @@ class SearchProgress:
     def heard(self, report: SearchReport) -> None:
         if self._report is None and self._asked_at is not None and report.began:
             self._console.print(f"start-up took {max(0.0, report.began - self._asked_at):.1f} s")
-        new = self._report is None or report.stage != self._report.stage
+        new = self._report is None or _part(report) != _part(self._report)
         if new:
             self._first = (time.monotonic(), _done(report))
         self._report = report
@@ -65,6 +66,8 @@ class SearchProgress:
 
     def _time_left(self, report: SearchReport) -> str:
         now = time.monotonic()
+        if report.stage == "shrinking":
+            return ""
         if report.done:
             return f"{clock(now - self._started)} taken"
         assert self._first is not None
@@ -80,9 +83,18 @@ def _done(report: SearchReport) -> int:
     return report.step if report.stage == "training" else report.asked
 
 
+def _part(report: SearchReport) -> tuple[str, int, int]:
+    """What the time left is told of."""
+    return report.stage, report.supernet, report.rung
+
+
 def _stage(report: SearchReport) -> str:
+    which = f" {report.supernet + 1}" if report.supernet else ""
     if report.stage == "training":
-        return f"training the supernet, step {report.step} of {report.steps}"
+        rung = f"rung {report.rung}, {approximate(report.left)} candidates left: " if report.rung else ""
+        return f"{rung}training the supernet{which}, step {report.step} of {report.steps}"
+    if report.stage == "shrinking":
+        return f"rung {report.rung}: {approximate(report.left)} candidates are left"
     if report.stage == "done":
         return f"{report.asked} candidates"
     words = {"search": "searching", "random": "scoring random candidates", "ranking": "ranking scores"}

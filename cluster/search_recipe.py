@@ -1,13 +1,20 @@
 """The recipe of a search that asks and tells: a space of choices, a searcher, and what scores candidates."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from cluster.recipe_base import BaseRecipe, Section
+from cluster.recipe_base import BaseRecipe, HomePath, Section
 from cluster.recipe_spaces import ChoiceSection
+from cluster.shrink_recipe import Shrinking
 from networks.architecture import Shape
 from networks.errors import UserError, nearest
 from searchers.constraints import Constraint
@@ -15,7 +22,7 @@ from searchers.grid import GridSettings
 from searchers.problem import Objective
 from searchers.random_search import RandomSettings
 from searchers.settings import SearcherSettings
-from trainers.one_shot import OneShotSettings
+from trainers.one_shot_settings import OneShotSettings
 from trainers.scores.registry import find_score
 
 LATENCY = "latency_ms"
@@ -42,45 +49,38 @@ class TableScore(Section):
     """Columns of a table, read by genes: a search over known results, in milliseconds."""
 
     kind: Literal["table"] = "table"
-    path: Path
+    path: HomePath
     names: tuple[str, ...] = Field(min_length=1)
     image: Shape = Shape(3, 32, 32)
     classes: int = Field(10, ge=2)
-
-    @field_validator("path")
-    @classmethod
-    def _at_home(cls, path: Path) -> Path:
-        return path.expanduser()
 
 
 class WarmStart(Section):
     """Candidates that are known already: a csv with the space's cells and a column for each objective."""
 
-    path: Path
-
-    @field_validator("path")
-    @classmethod
-    def _at_home(cls, path: Path) -> Path:
-        return path.expanduser()
+    path: HomePath
 
 
 class Ranking(Section):
     """How well scores rank: `scores` of that many random candidates against a column of a table."""
 
-    table: Path
+    table: HomePath
     truth: str
     scores: tuple[str, ...] = Field(min_length=1)
     cells: int = Field(1000, ge=3)
-
-    @field_validator("table")
-    @classmethod
-    def _at_home(cls, table: Path) -> Path:
-        return table.expanduser()
 
     @field_validator("scores")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return ComputedScore._known(names)
+
+
+class Stretch(Section):
+    """Where a search ended before it was given more budget: so many candidates of its searcher, and so many
+    random ones to compare with, had been asked for."""
+
+    search: int = Field(ge=0)
+    random: int = Field(ge=0)
 
 
 class SearchRecipe(BaseRecipe):
@@ -89,7 +89,8 @@ class SearchRecipe(BaseRecipe):
     `round`: candidates that are asked for, committed and told together. `in_flight`: candidates asked for
     and not told, a multiple of `round`; None is one round. `baseline`: also score as many random
     candidates, to compare with; None: unless the searcher itself is random or looks at everything. None of
-    them follows from the number of replicas.
+    them follows from the number of replicas. `extended`: written by `weft extend`. `shrinking`: the space
+    shrinks while the supernet trains.
     """
 
     PLACES: ClassVar[Mapping[str, Any]] = {
@@ -97,6 +98,7 @@ class SearchRecipe(BaseRecipe):
         "score": {"path"},
         "warm_start": {"path"},
         "ranking": {"table"},
+        "shrinking": {"patience_s"},
     }
 
     space: ChoiceSection
@@ -110,6 +112,8 @@ class SearchRecipe(BaseRecipe):
     baseline: bool | None = None
     warm_start: WarmStart | None = None
     ranking: Ranking | None = None
+    extended: tuple[Stretch, ...] = ()
+    shrinking: Shrinking | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -126,16 +130,36 @@ class SearchRecipe(BaseRecipe):
         if self.goals[0].metric not in self.score.names:
             raise UserError("objectives.0.metric", self.goals[0].metric, ", ".join(self.score.names))
         if isinstance(self.score, TableScore):
-            for field in ("supernet", "data", "ranking"):
+            for field in ("supernet", "data", "ranking", "shrinking"):
                 if getattr(self, field) != type(self).model_fields[field].default:
                     raise UserError(field, "given", "nothing where a table scores the candidates")
         elif self.supernet is None:
+            if self.shrinking is not None:
+                raise UserError(
+                    "shrinking", "given", "nothing without a supernet: it shrinks while that trains"
+                )
             check_untrained("score.names", self.score.names)
             if self.ranking is not None:
                 check_untrained("ranking.scores", self.ranking.scores)
+        if self.shrinking is not None and self.supernet is not None:
+            trains_on = self.shrinking.steps or self.shrinking.then
+            if trains_on and not self.supernet.final_lr:
+                fix = "It is the rate of what is trained after the steps over which the rate falls."
+                raise UserError("supernet.final_lr", 0.0, "above 0 with shrinking", fix)
         if self.baseline and not self.has_baseline:
             raise UserError("baseline", True, f"nothing with {self.searcher.kind}: it would say nothing new")
+        for position, (before, after) in enumerate(pairwise(self.extended), 1):
+            if after.search < before.search or after.random < before.random:
+                allowed = "not fewer than before, as weft extend writes it"
+                raise UserError(f"extended.{position}", after.model_dump(), allowed)
         return self
+
+    @model_serializer(mode="wrap")
+    def _where_given(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was never extended, or does not shrink, says nothing of it, and has the digest that it had
+        before one could."""
+        said: dict[str, Any] = write(self)
+        return {name: value for name, value in said.items() if name not in {"extended", "shrinking"} or value}
 
     @property
     def has_baseline(self) -> bool:

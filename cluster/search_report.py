@@ -9,20 +9,26 @@ from typing import Any
 import numpy as np
 
 from cluster.ledger import Ledger, Row
+from cluster.pictures import save_figure
 from cluster.report import rank
 from cluster.run import Run
 from cluster.search_loop import value_of
 from cluster.search_plan import SearchPlan
 from cluster.search_recipe import SearchRecipe
+from cluster.shrink_picture import draw_shrinking
+from cluster.shrinking import RUNGS, Rung, Rungs
 from cluster.stopwatch import TIMES
-from cluster.tables import metric_columns, times_line
+from cluster.tables import approximate, metric_columns, times_line
 from networks.counters import counter_random
 from searchers.pareto import frontier
+from searchers.problem import Objective
+from searchers.shrinking import mean_ranks
 from trainers.ranking import Ranking, kendall_tau_b
 from trainers.scores.score import WORST
 from trainers.table import Table
 
 LEADERS = 50
+SHRINKING = "shrinking.png"
 FAILURES = 3  # reasons, of each score
 RESAMPLES = 1000
 
@@ -36,9 +42,8 @@ def search_report(
 ) -> dict[str, Any]:
     """The whole report, JSON-ready. `ranked`: rows of the ranking; `truth`: the table they are held to."""
     goals = recipe.goals
-    usable = [row for row in rows if all(value_of(row, g.metric, g.maximise) > -math.inf for g in goals)]
-    values = [[value_of(row, goal.metric, goal.maximise) for goal in goals] for row in usable]
     leaders = rank(rows, recipe.metric)
+    best = frontier_of(rows, goals)
     return {
         "run": run.name,
         "ledger_digest": run.ledger.digest(),
@@ -49,12 +54,40 @@ def search_report(
         "failed": sum(row.status == "failed" for row in rows),
         "failures": Counter(row.reason for row in rows if row.status == "failed").most_common(),
         "ranking": [search_line(place, row, recipe) for place, row in enumerate(leaders[:LEADERS], 1)],
-        "frontier": [search_line(place, usable[i], recipe) for place, i in enumerate(frontier(values), 1)],
+        "frontier": [search_line(place, row, recipe) for place, row in enumerate(best, 1)],
         "against_random": against_random(rows, recipe.metric, recipe.seed),
         "scores": [] if recipe.ranking is None else score_rankings(ranked, recipe, truth),
         "truth": None if recipe.ranking is None else recipe.ranking.truth,
+        "shrinking": [
+            rung_line(number, rung) for number, rung in enumerate(Rungs(run.folder / RUNGS).read())
+        ],
         "times": json.loads((run.folder / TIMES).read_text()) if (run.folder / TIMES).exists() else None,
     }
+
+
+def rung_line(number: int, rung: Rung) -> dict[str, Any]:
+    """One rung of the report; what it dropped, lowest first."""
+    dropped = [one for one in rung.operators if one.dropped]
+    ranks = mean_ranks([{one.operator: _low(one.scores[voter]) for one in rung.operators}
+                        for voter in range(len(rung.operators[0].scores))])  # fmt: skip
+    return {
+        "rung": number,
+        "step": rung.step,
+        "dropped": [one.name for one in sorted(dropped, key=lambda one: (ranks[one.operator], one.operator))],
+        "operators": sum(map(len, rung.kept)),
+        "candidates": rung.size,
+    }
+
+
+def _low(score: float | None) -> float:
+    return -math.inf if score is None else score
+
+
+def frontier_of(rows: Sequence[Row], goals: Sequence[Objective]) -> list[Row]:
+    """The rows that nothing dominates, in their order; those that lack an objective are none of them."""
+    usable = [row for row in rows if all(value_of(row, g.metric, g.maximise) > -math.inf for g in goals)]
+    values = [[value_of(row, goal.metric, goal.maximise) for goal in goals] for row in usable]
+    return [usable[position] for position in frontier(values)]
 
 
 def search_line(place: int, row: Row, recipe: SearchRecipe) -> dict[str, Any]:
@@ -131,6 +164,17 @@ def search_markdown(found: dict[str, Any]) -> str:
             f"{number(against['random_low'])} to {number(against['random_high'])}).",
             "",
         ]
+    if rungs := found.get("shrinking"):  # reports of earlier versions have none
+        lines += [
+            "## Rungs",
+            "",
+            "| rung | step | dropped | operators left | candidates left |",
+            "|---|---|---|---|---|",
+        ]
+        for one in rungs:
+            gone, size = ", ".join(one["dropped"]) or "nothing", approximate(one["candidates"])
+            lines.append(f"| {one['rung']} | {one['step']:,} | {gone} | {one['operators']} | {size} |")
+        lines += ["", f"![the space after each rung](pictures/{SHRINKING})", ""]
     if found["scores"]:
         lines += [
             f"How well scores rank, against {found['truth']}:",
@@ -197,9 +241,13 @@ def shown_report(run: Run, recipe: SearchRecipe) -> dict[str, Any]:
 
 
 def write_search_report(run: Run, plan: SearchPlan) -> dict[str, Any]:
-    """report.json and report.md; the report itself."""
+    """report.json, report.md and, of a search that shrinks, a picture of that; the report itself."""
     ranked = list(Ledger(run.folder / "ranking").rows())
     found = search_report(run, plan.recipe, list(run.ledger.rows()), ranked, plan.truth)
     run.write_json("report.json", found)
-    (run.folder / "report.md").write_text(search_markdown(found))
+    run.write_text("report.md", search_markdown(found))
+    if plan.recipe.shrinking is not None and found["shrinking"]:
+        rungs = Rungs(run.folder / RUNGS).read()
+        figure = draw_shrinking(plan.space, rungs, plan.recipe.shrinking.score)
+        save_figure(figure, run.pictures / SHRINKING)
     return found

@@ -5,75 +5,39 @@ Knows no Ray: what makes its pool is given to it, and drivers call `step`.
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from cluster.checkpoints import Checkpoint, CheckpointStore
+from cluster.checkpoints import Checkpoint
+from cluster.export import path_network
 from cluster.grid import SameNumerics
 from cluster.ledger import Ledger, Row
 from cluster.network_file import save_network
-from cluster.pool import LocalPool, Pool
+from cluster.pool import Pool
 from cluster.recorder import Recorder
 from cluster.replica import ReplicaJob
 from cluster.report import rank
 from cluster.run import Run
 from cluster.search_loop import Phase, SearchLoop
-from cluster.search_plan import LATENCIES, SearchPlan, batch_size_of
-from cluster.search_recipe import SearchRecipe
+from cluster.search_messages import SearchConfig, SearchReport, Stage
+from cluster.search_plan import LATENCIES, SearchPlan
+from cluster.shrinking import Course, Vote
 from cluster.stopwatch import TIMES, Stopwatch
+from cluster.supernet_checkpoints import SupernetCheckpoints
 from cluster.table_pool import TablePool
 from networks.errors import UserError
-from networks.supernet import build_supernet
-from trainers.one_shot import load_weights
-from trainers.recalibration import recalibrated
-from trainers.scores.accuracy import RECALIBRATION_BATCHES
-from trainers.scores.score import Bench
+from searchers.shrinking import children_of, operator_scores
+from trainers.scores.score import WORST
 from trainers.training import Diverged
 
 CHUNK_S = 10.0  # a checkpoint about as often
-Stage = Literal["training", "search", "random", "ranking", "done"]
 MakePool = Callable[[ReplicaJob], Pool]
-
-
-class SearchConfig(BaseModel):
-    """What a process needs to run a search. `folder` is the run's, absolute; `ranking` the folder in it
-    that the ranking's ledger lies in. `replicas` is decided where the search is driven; None where it has
-    no actors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    recipe: SearchRecipe
-    folder: Path
-    ranking: str = "ranking"
-    replicas: int | None = None
-
-
-class SearchReport(BaseModel):
-    """What a trial says after a step. `asked`: candidates committed in the stage, of at most `planned`.
-    `metrics`: of training. `began`: Unix seconds of the process's first step. `best`: value of the first
-    objective so far."""
-
-    model_config = ConfigDict(frozen=True)
-
-    stage: Stage
-    step: int = 0
-    steps: int = 0
-    metrics: dict[str, float] = {}
-    asked: int = 0
-    planned: int = 0
-    began: float = 0.0
-    best: float | None = None
-
-    @property
-    def done(self) -> bool:
-        return self.stage == "done"
 
 
 class SearchTrial:
     """One search. `setup` goes on from the newest checkpoint and the ledger; a finished search is done at
-    once. `close` gives the pool back and can be called again."""
+    once. `close` gives the pool back and can be called again.
+
+    Of a search that shrinks, `vote` is what this supernet votes at a rung that is not decided: until it is,
+    and `reset` tells of it, steps do nothing more."""
 
     def __init__(self, make_pool: MakePool) -> None:
         self._make_pool = make_pool
@@ -86,28 +50,58 @@ class SearchTrial:
         self.config, recipe = config, config.recipe
         self.run = Run(config.folder)
         self.plan = SearchPlan.of(recipe, config.folder / LATENCIES)
+        self.course = Course(recipe, self.plan.space, config.dropped)
+        self.vote: Vote | None = None
         if self.plan.data_digest != self.run.about["data_digest"]:
             raise UserError(
                 self.plan.data_field, self.plan.data_name, "what the run began with", "It differs from that."
             )
-        self._checkpoints = CheckpointStore(config.folder / "supernet")
+        self._checkpoints = SupernetCheckpoints(self.run, self.course, config.supernet)
         self._numerics = SameNumerics(self.run, recipe.allow_mixed)
         self._best: float | None = None
         self._pace = 0.0  # seconds a training step
         self._scoring: tuple[str, ...] = ()
-        checkpoint = self._loaded()
+        checkpoint = self._checkpoints.newest()
+        self._rung = 0 if checkpoint is None else checkpoint.values.get("rung", 0)
         anew = checkpoint is None and not self.run.ledger.segments()
         since = self.run.about["created"] / 1000 if anew else asked
-        self.watch = Stopwatch(config.replicas or 1, since)
+        self.watch = Stopwatch(since)
         self.plan.check_measured()
-        self._use_scores(recipe.score.names, checkpoint)
-        self.loop = self._loop(self.plan.phases(), self.run.ledger, recipe.needed)
-        self.ranking: SearchLoop | None = None
-        if recipe.ranking is not None:
-            self.ranking = self._loop([self.plan.ranked()], Ledger(config.folder / config.ranking))
-        self.plan.latencies.flush()
+        self._make(checkpoint)
+        self._loops: tuple[SearchLoop, SearchLoop | None] | None = None
+        if self.course.over and not config.supernet:
+            _ = self.loop  # what is wrong with the ledger is said at once
 
-    reset = setup
+    def reset(self, config: SearchConfig) -> None:
+        """As `setup`; a supernet of which another rung is decided goes on as it is, in its live pool."""
+        if not self._goes_on(config):
+            self.setup(config)
+            return
+        self.config, self.vote = config, None
+        self.course = self.course._replace(dropped=config.dropped)
+
+    def _goes_on(self, config: SearchConfig) -> bool:
+        """Whether this differs from what it does now in later rungs alone."""
+        if self._pool is None or config.model_copy(update={"dropped": self.config.dropped}) != self.config:
+            return False
+        return config.dropped[: self._rung] == self.config.dropped[: self._rung]
+
+    @property
+    def loop(self) -> SearchLoop:
+        """Of the search, in what is left of the space; from the moment when nothing more is dropped."""
+        return self._both[0]
+
+    @property
+    def _both(self) -> tuple[SearchLoop, SearchLoop | None]:
+        if self._loops is None:
+            config, recipe = self.config, self.config.recipe
+            left, ranking = self.course.left(len(self.course.dropped)), None
+            search = self._loop(self.plan.phases(left), self.run.ledger, recipe.needed)
+            if recipe.ranking is not None:
+                ranking = self._loop([self.plan.ranked(left)], Ledger(config.folder / config.ranking))
+            self._loops = search, ranking
+            self.plan.latencies.flush()
+        return self._loops
 
     def _loop(self, phases: list[Phase], ledger: Ledger, needed: Sequence[str] = ()) -> SearchLoop:
         recorder, plan = Recorder(ledger), self.plan
@@ -131,20 +125,13 @@ class SearchTrial:
         assert self._pool is not None, "the trial is closed"
         return self._pool
 
-    def _use_scores(self, names: tuple[str, ...], checkpoint: Checkpoint | None = None) -> None:
-        """A pool that computes these scores, with the weights of the checkpoint or of the pool before it."""
-        if self._pool is not None and names == self._scoring:
-            return
-        state = None if checkpoint is None else (checkpoint.tensors, checkpoint.values["pool"])
-        if self._pool is not None:
-            state = self._pool.state()
-            self._pool.close()
-            self._pool = None
-        table = self.plan.table
+    def _make(self, checkpoint: Checkpoint | None) -> None:
+        """The pool, with the weights of the checkpoint."""
+        table, self._scoring = self.plan.table, self._first_scores
         if table is not None:
-            self._pool = TablePool(table, names)
+            self._pool = TablePool(table, self._scoring)
         else:
-            self._pool = self._make_pool(self.plan.job(names))
+            self._pool = self._make_pool(self._job)
             about = self._pool.about
             self._numerics.check(about.numerics)
             if about.data != self.run.about["data_digest"]:
@@ -152,9 +139,23 @@ class SearchTrial:
                     "data", self.config.recipe.data.name, "the same images on every machine",
                     f"Those at {about.place.partition(':')[0]} differ from those that the search began with.",
                 )  # fmt: skip
-        if state is not None:
-            self._pool.load_state(*state)
-        self._scoring = names
+        if checkpoint is not None:
+            self._pool.load_state(checkpoint.tensors, checkpoint.values["pool"])
+
+    @property
+    def _first_scores(self) -> tuple[str, ...]:
+        """What replicas score by in the beginning."""
+        recipe = self.config.recipe
+        return recipe.score.names if recipe.shrinking is None else (recipe.shrinking.score,)
+
+    @property
+    def _job(self) -> ReplicaJob:
+        return self.plan.job(self._scoring, self.config.supernet, self.course.kept(self._rung))
+
+    def _use_scores(self, names: tuple[str, ...]) -> None:
+        if names != self._scoring:
+            self._scoring = names
+            self.pool.reset(self._job)
 
     def step(self) -> SearchReport:
         """Train for a while, or do one round."""
@@ -168,20 +169,27 @@ class SearchTrial:
             raise UserError("supernet.lr", settings.lr, allowed, str(error)) from None
 
     def _step(self) -> SearchReport:
-        if self.pool.step < self._steps:
+        if self.pool.step < self._until:
             return self._train()
+        if self._rung < len(self.course.dropped):
+            return self._shrink()
+        if not self.course.over:
+            return self._voted()
+        if self.config.supernet:
+            return self._report("done", 0, 0)
+        self._use_scores(self.config.recipe.score.names)
         if not self.loop.finished:
             stage: Stage = "random" if self.loop.phases[0].name == "random" else "search"
             rows = self.loop.advance(self.pool)
-            self.watch.told(rows)
+            self.watch.told(rows, self.pool.crew.replicas)
             self._note(rows)
             return self._report(stage, self.loop.evaluations, self.plan.planned_asks)
-        ranking = self.config.recipe.ranking
-        if self.ranking is not None and ranking is not None and not self.ranking.finished:
+        ranking, loop = self.config.recipe.ranking, self._both[1]
+        if loop is not None and ranking is not None and not loop.finished:
             self._use_scores(ranking.scores)
-            self.ranking.advance(self.pool)
-            return self._report("ranking", self.ranking.evaluations, ranking.cells)
-        if self._steps and not (self.config.folder / "best" / "network.json").exists():
+            loop.advance(self.pool)
+            return self._report("ranking", loop.evaluations, ranking.cells)
+        if self._until and not (self.config.folder / "best" / "network.json").exists():
             self._save_best()
         if self.watch.times.wall:
             times = self.watch.times
@@ -189,9 +197,9 @@ class SearchTrial:
         return self._report("done", self.loop.evaluations, self.loop.evaluations)
 
     def _train(self) -> SearchReport:
-        if not self._checkpoints.epochs():
+        if not self._checkpoints.any:
             self.save()  # what there is to go back to, should the first steps diverge
-        left = self._steps - self.pool.step
+        left = self._until - self.pool.step
         chunk = max(1, min(left, int(CHUNK_S / self._pace))) if self._pace else min(left, 2)
         started = time.monotonic()
         metrics = self.pool.train(chunk)
@@ -202,56 +210,45 @@ class SearchTrial:
         return self._report("training", 0, 0, metrics)
 
     @property
-    def _steps(self) -> int:
-        supernet = self.config.recipe.supernet
-        return 0 if supernet is None else supernet.steps
+    def _until(self) -> int:
+        return self.course.until(self._rung)
+
+    def _shrink(self) -> SearchReport:
+        """Take over the decision of a rung."""
+        rebase = self.course.rebases(self._rung)
+        self._rung += 1
+        self.pool.reset(self._job, rebase=rebase)
+        return self._report("shrinking", 0, 0)
+
+    def _voted(self) -> SearchReport:
+        """Score the operators, unless that is done already."""
+        if self.vote is None:
+            started, shrinking = time.monotonic(), self.config.recipe.shrinking
+            assert shrinking is not None
+            space, seed = self.course.left(self._rung), self.config.recipe.seed
+            children = children_of(space, shrinking, seed, "rung", self._rung, feasible=self.plan.feasible)
+            self.pool.submit(children)
+            found = [one.metrics.get(shrinking.score) for one in self.pool.collect(len(children))]
+            usable = [None if score is None or score <= WORST else score for score in found]
+            self.vote = operator_scores(space, children, usable)
+            self.watch.trained(time.monotonic() - started)
+        return self._report("shrinking", 0, 0)
 
     def _save_best(self) -> None:
         """The network of the best candidate, with the supernet's weights and statistics of its own."""
         best = rank(self.run.ledger.rows(), self.config.recipe.metric)[:1]
         if not best or best[0].status != "ok":
             return
-        recipe, genes = self.config.recipe, best[0].candidate.genes
         assert self.plan.data is not None
-        # Here, on the CPU, whatever the replicas train on: all that is needed are weights and a few batches.
-        supernet = build_supernet(self.plan.space, recipe.seed)
-        load_weights(supernet, self.pool.state()[0])
-        bench = Bench(self.plan.space, self.plan.data, recipe.seed, batch_size_of(recipe))
-        images = (bench.batch(number)[0] for number in range(RECALIBRATION_BATCHES))
-        with recalibrated(supernet, images, genes):
-            network = supernet.extract(genes)
+        genes = best[0].candidate.genes
+        left = self.course.left(self._rung)
+        network = path_network(self.plan, left, self.pool.state()[0], genes)
         about = {"genes": list(genes), "metrics": best[0].metrics, "classes": list(self.plan.data.classes)}
         save_network(self.config.folder / "best", network, about)
 
     def save(self) -> None:
-        """A checkpoint of the supernet. It names the space and the segments that are committed."""
-        tensors, values = self.pool.state()
-        about = {"pool": values, "space": self.plan.space.digest, "segments": len(self.run.ledger.segments())}
-        try:
-            self._checkpoints.save(self.pool.step, tensors, about)
-        except OSError as error:
-            place = str(self.config.folder)
-            raise UserError("storage", place, "a folder with room that can be written", str(error)) from None
-
-    def _loaded(self) -> Checkpoint | None:
-        """The newest usable checkpoint. Raises `UserError` when there are some and none is usable, or when
-        it is of another space."""
-        checkpoint = self._checkpoints.newest()
-        folder = str(self._checkpoints.folder)
-        if checkpoint is None:
-            if self._checkpoints.epochs():
-                raise UserError(
-                    "checkpoint", folder, "a whole checkpoint, unaltered", "Delete it to train anew."
-                )
-            return None
-        if checkpoint.values.get("space") != self.plan.space.digest:
-            raise UserError("checkpoint", folder, "a checkpoint of this recipe's space")
-        committed, named = len(self.run.ledger.segments()), checkpoint.values.get("segments", 0)
-        if committed < named:
-            allowed = f"the {named} segments that were committed when the supernet was saved"
-            fix = f"There are {committed}: segments were deleted, or the checkpoint is of another run."
-            raise UserError("ledger", str(self.run.ledger.folder), allowed, fix)
-        return checkpoint
+        """A checkpoint of the supernet as it is now."""
+        self._checkpoints.save(self.pool, self._rung)
 
     def _note(self, rows: list[Row]) -> None:
         metric = self.config.recipe.metric
@@ -266,29 +263,19 @@ class SearchTrial:
         return SearchReport(
             stage=stage,
             step=self.pool.step,
-            steps=self._steps,
+            steps=self._until,
             metrics=metrics or {},
             asked=asked,
             planned=planned,
             began=self.watch.times.began,
             best=self._best,
+            crew=self.pool.crew,
+            supernet=self.config.supernet,
+            rung=self._rung,
+            left=self.course.left(self._rung).size,
         )
 
     def close(self) -> None:
         if self._pool is not None:
             self._pool.close()
             self._pool = None
-
-
-def drive_local_search(config: SearchConfig, heard: Callable[[SearchReport], None]) -> None:
-    """Run the search in this process; Ray need not be installed."""
-    trial = SearchTrial(LocalPool)
-    try:
-        trial.setup(config)
-        while True:
-            report = trial.step()
-            heard(report)
-            if report.done:
-                return
-    finally:
-        trial.close()

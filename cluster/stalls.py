@@ -18,12 +18,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from trainers.one_shot import Group
+from cluster.messages import Pulse
+from trainers.group import Group
 
 STALL_S = 10.0  # behind the others for this long, or for five steps where that is longer: stalled
 STALL_STEPS = 5
@@ -31,17 +31,6 @@ FIRST_S = 60.0  # instead of STALL_S where nothing is known to be warm: librarie
 SLOWEST = 20  # times the slowest so far, where there is nobody to compare with
 FLOORS = {"train": 600.0, "score": 60.0}
 UNKNOWN_S = 3600.0
-
-
-class Pulse(NamedTuple):
-    """What a replica is at, in answer to a ping. `task`: train, score, or another call; none between calls.
-    `working`: seconds that it has been at this step's share, candidate or call; `waiting`: seconds that it
-    has waited for the others of its group, of `generation`. One of the two is 0."""
-
-    task: str = ""
-    working: float = 0.0
-    waiting: float = 0.0
-    generation: int = 0
 
 
 class Clock:

@@ -29,8 +29,8 @@ class Times(NamedTuple):
 class Stopwatch:
     """Starts with the first `start`. `since`: Unix seconds when the search, or its resume, was asked for."""
 
-    def __init__(self, replicas: int, since: float) -> None:
-        self._replicas, self._since = replicas, since
+    def __init__(self, since: float) -> None:
+        self._since = since
         self._began: float | None = None
         self._start = self._last = self._training = self._seconds = 0.0
 
@@ -42,12 +42,13 @@ class Stopwatch:
         self._training += seconds
         self._last = time.monotonic()
 
-    def told(self, rows: Sequence[Row]) -> None:
-        self._seconds += sum(row.seconds for row in rows)
+    def told(self, rows: Sequence[Row], replicas: int) -> None:
+        """So many replicas shared in scoring these."""
+        self._seconds += sum(row.seconds for row in rows) / max(1, replicas)
         self._last = time.monotonic()
 
     @property
     def times(self) -> Times:
         wall = max(0.0, self._last - self._start)
         began = self._since if self._began is None else self._began
-        return Times(began, began - self._since, wall, self._training, self._seconds / self._replicas)
+        return Times(began, began - self._since, wall, self._training, self._seconds)

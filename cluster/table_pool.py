@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from cluster.replica import About, Scored
+from cluster.messages import About, Scored
+from cluster.pool import ALONE
+from cluster.replica import ReplicaJob
 from cluster.trial import place
 from networks.spaces.space import Genes
 from trainers.table import Table
@@ -19,6 +21,7 @@ class TablePool:
     `names` is the reason of its result."""
 
     step = 0
+    crew = ALONE
 
     def __init__(self, table: Table, names: Sequence[str]) -> None:
         self._table, self._names = table, tuple(names)
@@ -41,6 +44,9 @@ class TablePool:
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         pass
+
+    def reset(self, job: ReplicaJob, *, rebase: bool = False) -> None:
+        raise ValueError("a table has no replicas")
 
     def digest(self) -> str:
         return ""

@@ -41,15 +41,21 @@ def _ranking_cells(row: dict[str, Any], metric: str) -> dict[str, str]:
 
 def search_tables(found: dict[str, Any], limit: int) -> Iterator[Table]:
     """Leaders of a search over choices, its frontier where it has several objectives, and its scores."""
+    if rungs := found.get("shrinking"):  # reports of earlier versions have none
+        table = plain_table("rung", "step", "dropped", "operators left", "candidates left", left=("dropped",))
+        for one in rungs:
+            cells = str(one["rung"]), f"{one['step']:,}", str(len(one["dropped"])), str(one["operators"])
+            table.add_row(*cells, approximate(one["candidates"]))
+        yield table
     yield _candidates("leaders", found["ranking"][:limit])
     if len(found["objectives"]) > 1:
         yield _candidates("frontier", found["frontier"][:limit])
     against = found["against_random"]
     if against is not None:
         table = plain_table(f"best {found['metric']}", f"of {against['evaluations']}")
-        table.add_row("search", _short(against["best_search"]))
-        spread = f" ({_short(against['random_low'])} to {_short(against['random_high'])})"
-        table.add_row("random search", _short(against["best_random"]) + spread)
+        table.add_row("search", short(against["best_search"]))
+        spread = f" ({short(against['random_low'])} to {short(against['random_high'])})"
+        table.add_row("random search", short(against["best_random"]) + spread)
         yield table
     if found["scores"]:
         yield scores_table(found["scores"])
@@ -59,9 +65,9 @@ def scores_table(scores: Sequence[dict[str, Any]]) -> Table:
     """How well each score ranks."""
     table = plain_table("score", "tau-b", "95 % interval", "Spearman", "candidates")
     for one in scores:
-        interval = "" if one["low"] is None else f"{_short(one['low'])} to {_short(one['high'])}"
+        interval = "" if one["low"] is None else f"{short(one['low'])} to {short(one['high'])}"
         table.add_row(
-            one["score"], _short(one["tau"]), interval, _short(one["spearman"]), str(one["candidates"])
+            one["score"], short(one["tau"]), interval, short(one["spearman"]), str(one["candidates"])
         )
     return table
 
@@ -115,7 +121,7 @@ def _candidates(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     names = metric_columns(rows)
     table = plain_table(title, "cand.", "genes", *names.values(), "params", "MMACs", left=("genes",))
     for row in rows:
-        values = (_short(row["metrics"].get(name)) for name in names)
+        values = (short(row["metrics"].get(name)) for name in names)
         genes = " ".join(map(str, row["genes"]))
         table.add_row(
             str(row["place"]), str(row["candidate"]), genes, *values, f"{row['params']:,}",
@@ -124,8 +130,13 @@ def _candidates(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _short(value: float | None) -> str:
+def short(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
+
+
+def approximate(count: int) -> str:
+    """Of candidates: the size of a space may have twenty digits."""
+    return f"{count:,}" if count < 10_000_000 else f"{count:.1e}"
 
 
 def plain_table(*headers: str, left: Sequence[str] | None = None) -> Table:

@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from cluster.checkpoints import write_atomically
-from cluster.ledger import Ledger
-from cluster.run import Run
+from cluster.files import write_atomically
+from cluster.run import TRACKING, Run
+from cluster.secrets import clean, redacted
 from networks.errors import UserError, nearest
 
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
 ALLOWED = "sqlite:///FILE, http(s)://HOST:PORT of an MLflow server, or a postgresql / mysql / mssql database"
+DRIVER = ". pip install 'weft[postgresql]', and write postgresql+psycopg://"
 ANSWER_S = 5.0
-LOCAL_ANSWER_S = 30.0  # a file cannot hang; on a busy machine opening its store takes seconds
+LOCAL_ANSWER_S = 30.0  # where MLflow opens its store in our process: on a busy machine that takes seconds
 IMPORT_S = 120.0
+WRITER = ("-m", "cluster.writer")
 BAD_RUN = 2  # the writer's exit status for a run folder that it cannot read
 
 # A repeated create_run makes a second run, so nobody but the writer may repeat a call: it looks first.
@@ -49,24 +51,40 @@ except Exception as error:
 """
 
 
-def check_tracking(uri: str) -> None:
-    """Raise `UserError` naming ``tracking.uri`` unless MLflow can be written to at this address.
+def check_tracked(named: str | None) -> None:
+    """Raise `UserError` unless MLflow can be written to where a search will be tracked: at the address that
+    its recipe names, or at that of the environment. What has no address yet can."""
+    if named is not None:
+        check_tracking(named)
+    elif uri := os.environ.get(TRACKING):
+        check_tracking(uri, TRACKING)
+
+
+def check_tracking(uri: str, field: str = "tracking.uri") -> None:
+    """Raise `UserError` naming `field` unless MLflow can be written to at this address.
 
     Writes nothing. A server or database that is silent for 5 s counts as down. The error's text holds
     no user name and no password.
     """
+    try:
+        _check_tracking(uri)
+    except _Unusable as error:
+        raise UserError(field, redacted(uri), ALLOWED, clean(str(error), uri)) from None
+
+
+class _Unusable(Exception):
+    """Why an address cannot be used."""
+
+
+def _check_tracking(uri: str) -> None:
     scheme = urlsplit(uri).scheme.split("+")[0]
     if scheme in {"", "file"} or len(scheme) == 1:  # one letter: a Windows drive
-        raise _refused(uri, f"MLflow 3 has no folders any more: use sqlite:///{Path(uri).name}.db.")
+        raise _Unusable(f"MLflow 3 has no folders any more: use sqlite:///{Path(uri).name}.db.")
     if scheme not in SCHEMES:
-        raise _refused(uri, nearest(scheme, SCHEMES))
+        raise _Unusable(nearest(scheme, SCHEMES))
     if scheme == "sqlite" and not _check_sqlite(uri):
         return
-    _probe(uri, LOCAL_ANSWER_S if scheme == "sqlite" else ANSWER_S)
-
-
-def _refused(uri: str, fix: str) -> UserError:
-    return UserError("tracking.uri", redacted(uri), ALLOWED, clean(fix, uri))
+    _probe(uri, ANSWER_S if scheme in {"http", "https"} else LOCAL_ANSWER_S)
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -81,7 +99,7 @@ def _check_sqlite(uri: str) -> bool:
     file = sqlite_file(uri)
     assert file is not None
     if not file.name:
-        raise _refused(uri, "It names no file.")
+        raise _Unusable("It names no file.")
     if file.exists():
         try:
             database = sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", timeout=ANSWER_S, uri=True)
@@ -90,24 +108,24 @@ def _check_sqlite(uri: str) -> bool:
                 database.execute("PRAGMA schema_version").fetchone()
                 database.rollback()
         except sqlite3.Error as error:
-            raise _refused(uri, f"The file cannot be used: {error}.") from None
+            raise _Unusable(f"The file cannot be used: {error}.") from None
         return True
     folder = file.absolute().parent
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise _refused(uri, f"{folder} is not a folder that can be written to.")
+        raise _Unusable(f"{folder} is not a folder that can be written to.")
     return False
 
 
 def follow_move(run: Run) -> None:
     """Make a run's own database name the artifacts beside it: MLflow stores whole paths, and the folder may
     have been moved since. A database elsewhere is left alone."""
-    file = run.folder / "mlflow.db"
+    file = run.work / "mlflow.db"
     if run.about["tracking_uri"] is not None or not file.exists():
         return
     name = run.about["experiment"]
-    place = (run.folder / "mlartifacts" / name).as_uri()
+    place = (run.work / "mlartifacts" / name).as_uri()
     with closing(sqlite3.connect(file, timeout=LOCAL_ANSWER_S)) as database, database:
         if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone():
             return  # MLflow has not made its tables yet
@@ -137,61 +155,45 @@ def _probe(uri: str, answer_s: float) -> None:
         imported = probe.stdout.readline().strip() == "ready"
         _, said = probe.communicate(timeout=answer_s if imported else IMPORT_S)
     except subprocess.TimeoutExpired:
-        raise _refused(uri, f"MLflow did not answer within {answer_s:g} s. Is its server running?") from None
+        raise _Unusable(f"MLflow did not answer within {answer_s:g} s. Is its server running?") from None
     finally:
         probe.kill()
         probe.wait()
     if probe.returncode:
         last = (said.strip().splitlines() or ["no reason given"])[-1]
-        raise _refused(uri, f"MLflow cannot be reached: {last[:400]}")
-
-
-def redacted(uri: str) -> str:
-    """The URI without user, password and query."""
-    head, mark, rest = uri.partition("://")
-    if not mark or head.startswith("sqlite"):
-        return uri
-    netloc, slash, path = rest.partition("/")
-    return f"{head}://{netloc.rpartition('@')[2]}{slash}{path}".split("?")[0]
-
-
-def clean(text: str, uri: str) -> str:
-    """`text` without the user, password and query of `uri`, in whatever form they are quoted."""
-    text = text.replace(uri, redacted(uri))
-    parts = urlsplit(uri)
-    userinfo = parts.netloc.rpartition("@")[0]
-    if parts.scheme.startswith("sqlite"):
-        return text
-    for secret in (userinfo, unquote(userinfo), parts.password, unquote(parts.password or ""), parts.query):
-        if secret:
-            text = text.replace(secret, "***")
-    return text
+        hint = DRIVER if "No module named 'psycopg" in last else ""
+        raise _Unusable(f"MLflow cannot be reached: {last[:400]}{hint}")
 
 
 class Cursor(NamedTuple):
-    """How far the writer is, in ``tracking/cursor.json``: segments written under the run `parent`, and which
-    ``finished.json`` (its modification time, ns) was dealt with. A lost one only costs time."""
+    """How far the writer is, in ``tracking/cursor.json``: segments written under the run `parent`, and the
+    time in the ``finished.json`` that was dealt with. A lost one only costs time."""
 
     segments: int = 0
     parent: str = ""
     finished: int = 0
 
     @classmethod
-    def load(cls, run: Path) -> "Cursor":
+    def load(cls, run: Run) -> "Cursor":
         try:
-            return cls(**json.loads((run / "tracking" / "cursor.json").read_text()))
+            return cls(**json.loads((run.work / "tracking" / "cursor.json").read_text()))
         except (FileNotFoundError, ValueError, TypeError):
             return cls()
 
-    def save(self, run: Path) -> None:
-        write_atomically(run / "tracking" / "cursor.json", json.dumps(self._asdict()).encode())
+    def save(self, run: Run) -> None:
+        write_atomically(run.work / "tracking" / "cursor.json", json.dumps(self._asdict()).encode())
+
+
+def outbox_of(run: Run) -> int:
+    """Committed segments that are not in MLflow yet, as this machine knows."""
+    return max(0, len(run.ledger.segments()) - Cursor.load(run).segments)
 
 
 class WriterProcess:
     """The writer of one run folder, as a process in a session of its own: Ctrl-C in the terminal does not
     reach it. The driver removes an old ``finished.json`` before it starts one."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Run) -> None:
         self.run = run
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -199,11 +201,11 @@ class WriterProcess:
         """Start the writer unless it runs. What it says goes to ``tracking/writer.log``."""
         if self.running:
             return
-        folder = self.run / "tracking"
+        folder = self.run.work / "tracking"
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "writer.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cluster.writer", str(self.run), "--driver", str(os.getpid())],
+                [sys.executable, *WRITER, str(self.run.folder), "--driver", str(os.getpid())],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 env={**os.environ, **MLFLOW_ENVIRONMENT},
             )  # fmt: skip
@@ -212,10 +214,16 @@ class WriterProcess:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def stop(self) -> None:
+        """Between two calls to MLflow, and for good: another driver's writer goes on."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+
     @property
     def outbox(self) -> int:
         """Committed segments that are not in MLflow yet."""
-        return len(Ledger(self.run / "ledger").segments()) - Cursor.load(self.run).segments
+        return outbox_of(self.run)
 
     def drain(self, timeout_s: float, on_wait: Callable[[int], None] = lambda outbox: None) -> bool:
         """Wait, after ``finished.json`` was written, until MLflow has everything.

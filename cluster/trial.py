@@ -4,15 +4,15 @@ import logging
 import os
 import platform
 import time
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
 
 from cluster.checkpoints import CheckpointStore
+from cluster.files import AnyPath
 from cluster.recipe import Recipe
-from cluster.recipe_base import Resources
+from cluster.recipe_base import PathField, Resources
 from networks.architecture import canonical_json
 from networks.counters import counter_seed
 from networks.errors import UserError
@@ -33,7 +33,7 @@ class TrialConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: Recipe
-    folder: Path
+    folder: PathField
     candidate: Candidate
 
     @property
@@ -41,7 +41,7 @@ class TrialConfig(BaseModel):
         return CheckpointStore(candidate_folder(self.folder, self.candidate))
 
 
-def candidate_folder(run: Path, candidate: Candidate) -> Path:
+def candidate_folder(run: AnyPath, candidate: Candidate) -> AnyPath:
     return run / "candidates" / f"{candidate.ask_index:06d}-{candidate.id}"
 
 

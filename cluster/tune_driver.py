@@ -3,13 +3,10 @@
 import json
 import logging
 import os
-import shutil
-import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 # Read by Tune when it starts: no result files and no tables of its own, and Ctrl-C is ours to handle.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -18,27 +15,27 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 # A failed candidate has no metrics to report, which Tune would take for a mistake under ASHA.
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
 
-import ray
 from ray import tune
-from ray._private.state import state
-from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 
 from cluster.barrier import Barrier, NoBarrier
+from cluster.files import remove_folder
 from cluster.grid import Grid
+from cluster.logs import CANDIDATE, log_as_worker
+from cluster.ray_cluster import request
 from cluster.recipe import AshaStopping
-from cluster.recipe_base import Resources
 from cluster.trial import LESS_MEMORY, Report, TrainingTrial, TrialConfig
-from networks.errors import CannotGoOn, UserError, nearest
+from networks.errors import CannotGoOn, UserError
 
 log = logging.getLogger(__name__)
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what goes wrong is told in our own words
 
+# By itself Tune saves a trial that has ended once more. Where that fails, as on a full disk, it takes the
+# trial for dead, and what the trial said at last is never heard.
+CHECKPOINTS = tune.CheckpointConfig(num_to_keep=1, checkpoint_at_end=False)
 POINTER = "epoch.json"
 PICKLE = "_dict_checkpoint.pkl"
-ADDRESSES = "auto, or HOST:PORT of a running Ray cluster"
-ANSWER_S = 5.0
 
 
 class TuneTrial(tune.Trainable):
@@ -50,7 +47,9 @@ class TuneTrial(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         self.trial = TrainingTrial()
-        self.trial.setup(TrialConfig.model_validate_json(config["candidate"]["trial"]))
+        trial = TrialConfig.model_validate_json(config["candidate"]["trial"])
+        log_as_worker(trial.folder.name)
+        self.trial.setup(trial)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.trial.reset(TrialConfig.model_validate_json(new_config["candidate"]["trial"]))
@@ -89,6 +88,7 @@ class Consulting:
     grid: Grid
     barrier: Barrier | NoBarrier
     fault: Exception | None = None
+    controller: Any = None
     trials: Sequence[Trial] = ()
     _counted: frozenset[str] = frozenset()
 
@@ -106,10 +106,13 @@ class Consulting:
         return report
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        log.warning("candidate %d: its process died", ask_of(trial))
+        ask = ask_of(trial)
+        candidate = self.grid.configs[ask].candidate.id
+        log.warning("candidate %d: its process died", ask, extra={CANDIDATE: candidate})
 
     def look(self, tune_controller: Any) -> None:
         """Take notice of the trials as they stand: who runs, and whom Tune has given up."""
+        self.controller = tune_controller
         self.trials = tune_controller.get_trials()
         self.grid.running = [ask_of(trial) for trial in self.trials if trial.status == Trial.RUNNING]
         if self.count_deaths():
@@ -267,94 +270,36 @@ def _fit(grid: Grid) -> None:
             name=f"tune-{len(grid.run.ledger.segments()):08d}",
             storage_path=str(scratch),
             failure_config=tune.FailureConfig(max_failures=recipe.retries),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            checkpoint_config=CHECKPOINTS,
             verbose=0,
         ),
     )
     try:
-        tuner.fit()
+        fit(tuner, scheduler)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove_folder(scratch)
     if scheduler.fault is not None:
         raise scheduler.fault
     scheduler.count_deaths()
 
 
-def request(resources: Resources) -> dict[str, float]:
-    """What one trial asks of Ray."""
-    return {"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.gpus else {})}
+class Controlled(Protocol):
+    """A scheduler that knows which of Tune's controllers asks it, and what ended the experiment."""
+
+    controller: Any
+    fault: Exception | None
 
 
-@contextmanager
-def connected(resources: Resources, address: str | None) -> Iterator[None]:
-    """Join the Ray at `address` (``auto``: the one of this machine), or start one of our own, and leave it.
-
-    Raises `UserError` when it cannot be reached or could never hold one candidate.
-    """
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if ray.is_initialized():
-        check_room(resources)
-        yield
-        return
-    if address is not None:
-        _check_address(address)
+def fit(tuner: tune.Tuner, scheduler: Controlled) -> None:
+    """Run the experiment. Tune ends the processes of its trials after every exception but an interruption;
+    there it is done here. They would go on with their work, and hold what they asked of Ray, while the driver
+    writes its report, and in a process that goes on for as long as that one lives."""
     try:
-        if address is None:
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            ray.init("local", num_cpus=local_cpus(resources), include_dashboard=False, **quiet)
-        else:
-            ray.init(address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        if address is None:
+        tuner.fit()
+    except KeyboardInterrupt:
+        if scheduler.controller is not None:
+            scheduler.controller.cleanup()
+        raise
+    except Exception:  # a full disk, for one, fails Tune's own files too, of which it says less
+        if scheduler.fault is None:
             raise
-        raise UserError("--address", address, ADDRESSES, " ".join(str(error).split())) from None
-    try:
-        check_room(resources)
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _check_address(address: str) -> None:
-    """Refuse what cannot be a cluster's address at once: Ray itself would try for a minute."""
-    if address == "auto":
-        return
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit() or "/" in host:
-        fix = "Run weft on a machine of the cluster instead." if address.startswith("ray://") else ""
-        raise UserError("--address", address, ADDRESSES, fix or nearest(address, ["auto"]))
-    try:
-        socket.create_connection((host, int(port)), ANSWER_S).close()
-    except (OSError, OverflowError) as error:
-        raise UserError("--address", address, ADDRESSES, f"Nothing answers there: {error}.") from None
-
-
-def local_cpus(resources: Resources) -> int | None:
-    """CPUs of a Ray of our own, so that `workers` candidates run at once; None is what the machine has."""
-    if resources.workers is None:
-        return None
-    cpus = resources.workers * resources.cpus
-    if cpus != int(cpus):
-        fix = "Their product is the size of the Ray that is started, in whole CPUs."
-        raise UserError("resources.workers", resources.workers, "a number that makes it whole with cpus", fix)
-    return int(cpus)
-
-
-def check_room(resources: Resources) -> None:
-    """Refuse a candidate that no node has room for, now or after scaling up."""
-    asked = request(resources)
-    shapes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    growth = state.get_cluster_config()
-    if growth is not None:
-        shapes += [dict(group.resources) for group in growth.node_group_configs if group.max_count != 0]
-    if any(all(shape.get(key, 0) >= amount for key, amount in asked.items()) for shape in shapes):
-        return
-    fields = {"CPU": "resources.cpus", "GPU": "resources.gpus"}
-    for key, amount in asked.items():
-        most = max(shape.get(key, 0) for shape in shapes)
-        if amount > most:
-            raise UserError(
-                fields[key], amount, f"at most {most:g}, all that a node of this cluster can ever have"
-            )
-    held = sorted({", ".join(f"{shape.get(key, 0):g} {key}" for key in asked) for shape in shapes})
-    raise UserError("resources", asked, f"what one node of this cluster has: {' or '.join(held)}")

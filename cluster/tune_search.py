@@ -2,28 +2,33 @@
 
 import json
 import logging
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler
 
+from cluster.files import remove_folder
+from cluster.local_search import barrier_of
+from cluster.logs import log_as_worker
 from cluster.members import Share, check_replicas, rooms
 from cluster.pool import Pool
+from cluster.ray_cluster import request
 from cluster.ray_pool import RayPool
 from cluster.replica import ReplicaJob
+from cluster.search_messages import SearchConfig, SearchReport
 from cluster.search_recipe import SearchRecipe
-from cluster.search_trial import SearchConfig, SearchReport, SearchTrial
-from cluster.tune_driver import PICKLE, POINTER, fault_of, fault_text, request
+from cluster.search_schedulers import OPERATORS, SEARCH, Listening, ShrinkScheduler, Supernets
+from cluster.search_trial import SearchTrial
+from cluster.shrinking import named
+from cluster.tune_driver import CHECKPOINTS, PICKLE, POINTER, fault_text, fit
 from networks.errors import CannotGoOn, UserError
 
 log = logging.getLogger(__name__)
 
+REUSE_ACTORS = True  # a process that Tune pauses is kept, and with it the replicas of a supernet
 RESULT_EVERY_S = 2.0  # a result costs Tune tens of milliseconds; several rounds may share one
 
 
@@ -32,18 +37,20 @@ class TuneSearchTrial(tune.Trainable):
     ledger and the trial's own checkpoints are in the run's folder."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        self.trial = SearchTrial(partial(make_pool, SearchConfig.model_validate_json(config["search"])))
-        self._ready(config)
+        search = SearchConfig.model_validate_json(config[SEARCH])
+        self.trial = SearchTrial(partial(make_pool, search))
+        self._ready(search)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.trial.close()
-        self.setup(new_config)
+        self._ready(SearchConfig.model_validate_json(new_config[SEARCH]))
         return True
 
-    def _ready(self, config: dict[str, Any]) -> None:
+    def _ready(self, search: SearchConfig) -> None:
+        """Go on with this search: as it is, where only another rung of it is decided."""
         self._fault = ""
+        log_as_worker(search.folder.name)
         try:
-            self.trial.setup(SearchConfig.model_validate_json(config["search"]))
+            self.trial.reset(search)
         except Exception as error:  # told by the first step: Tune would try a failing start again
             log.exception("the search cannot start")
             self._fault = fault_text(error)
@@ -54,12 +61,13 @@ class TuneSearchTrial(tune.Trainable):
         started = time.monotonic()
         try:
             report = self.trial.step()
-            while not report.done and time.monotonic() - started < RESULT_EVERY_S:
+            while not report.done and not self.trial.vote and time.monotonic() - started < RESULT_EVERY_S:
                 report = self.trial.step()
         except Exception as error:  # it would be the same again: only process death is tried again
             log.exception("the search cannot go on")
             return {"fault": fault_text(error), "done": True}
-        return {"report": report.model_dump_json(), "done": report.done}
+        said = {"report": report.model_dump_json(), "rung": report.rung, "done": report.done}
+        return said if self.trial.vote is None else {**said, OPERATORS: named(self.trial.vote)}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         Path(checkpoint_dir, POINTER).write_text(json.dumps({"iteration": self.iteration}))
@@ -77,6 +85,7 @@ class TuneSearchTrial(tune.Trainable):
 
 
 def make_pool(config: SearchConfig, job: ReplicaJob) -> Pool:
+    """The replicas of one supernet."""
     recipe, resources = config.recipe, config.recipe.resources
     assert config.replicas is not None, "the driver decides how many replicas there are"
     return RayPool(
@@ -84,21 +93,24 @@ def make_pool(config: SearchConfig, job: ReplicaJob) -> Pool:
         config.replicas,
         cpus=resources.cpus,
         gpus=resources.gpus,
+        elastic=resources.elastic,
         allow_mixed=recipe.allow_mixed,
         retries=recipe.retries,
     )
 
 
 def replicas(recipe: SearchRecipe) -> int:
-    """`workers`, or as many as the cluster has room for; not more than a step has paths."""
+    """Of each supernet: `workers`, or as many as the cluster has room for; not more than a step has paths.
+    Where more may come and go, one is enough to begin with."""
     resources = recipe.resources
-    if resources.workers is not None:
-        return resources.workers
+    if resources.workers is not None or resources.max_workers is not None:
+        return resources.workers or 1
     room = rooms(Share(resources.cpus, resources.gpus))
     if room is None:
         raise UserError("resources.workers", None, "a number of replicas, on a cluster that can grow")
     if measured_on_gpu(recipe):
         room = min(room, (rooms(Share(0.0, resources.gpus)) or 1) - 1)
+    room //= 1 if recipe.shrinking is None else recipe.shrinking.supernets
     return max(1, room if recipe.supernet is None else min(room, recipe.supernet.paths_per_step))
 
 
@@ -111,7 +123,8 @@ def checked_replicas(recipe: SearchRecipe) -> int:
     """How many. Raises `UserError` for more than there is work or room for: the placement group would wait
     for ever."""
     number, gpus = replicas(recipe), recipe.resources.gpus
-    check_replicas(recipe.supernet, number, Share(recipe.resources.cpus, gpus))
+    share = Share(recipe.resources.cpus, gpus)
+    check_replicas(recipe.supernet, number, share, recipe.resources.elastic)
     room = rooms(Share(0.0, gpus)) if measured_on_gpu(recipe) else None
     if room is not None and room <= number:
         allowed = f"a share that there is room for {number + 1} times"
@@ -126,44 +139,15 @@ def bundles(recipe: SearchRecipe, number: int) -> list[dict[str, float]]:
     return [own, *([request(recipe.resources)] * number)]
 
 
-class Listening(FIFOScheduler):
-    """Hands every report on; a fault ends the experiment."""
-
-    def __init__(self, heard: Callable[[SearchReport], None]) -> None:
-        super().__init__()
-        self._heard = heard
-        self.fault: Exception | None = None
-        self.done = False
-        self.deaths = 0
-
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        if "fault" in result:
-            self.fault = fault_of(result["fault"])
-            return self.STOP
-        report = SearchReport.model_validate_json(result["report"])
-        self.done = report.done
-        self._heard(report)
-        return self.STOP if report.done else self.CONTINUE
-
-    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        self.on_trial_result(tune_controller, trial, result)
-
-    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        self.deaths += 1
-        log.warning("the search's process died")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its scheduler now and then; the ledger is what a search goes on from
-
-
 def drive_tune_search(config: SearchConfig, heard: Callable[[SearchReport], None]) -> None:
-    """Run the search as a Tune trial on the Ray that this process is connected to."""
+    """Run the search as a Tune trial on the Ray that this process is connected to; one that shrinks as a
+    trial for each of its supernets."""
     recipe = config.recipe
     config = config.model_copy(update={"replicas": checked_replicas(recipe)})
     deaths = 0
     while True:
-        scheduler = Listening(heard)
-        _fit(config, scheduler)
+        scheduler, configs = scheduled(config, heard)
+        _fit(configs, scheduler)
         if scheduler.fault is not None:
             raise scheduler.fault
         if scheduler.done:
@@ -173,22 +157,41 @@ def drive_tune_search(config: SearchConfig, heard: Callable[[SearchReport], None
             raise CannotGoOn(f"the search's process died {deaths} times, and retries are {recipe.retries}")
 
 
-def _fit(config: SearchConfig, scheduler: Listening) -> None:
-    recipe, scratch = config.recipe, config.folder / "scratch"
-    assert config.replicas is not None
-    asked = bundles(recipe, config.replicas)
+def scheduled(
+    config: SearchConfig, heard: Callable[[SearchReport], None]
+) -> tuple[Listening, list[SearchConfig]]:
+    """What schedules the search's trials, and their configurations as far as rungs are decided."""
+    barrier, shrinking = barrier_of(config), config.recipe.shrinking
+    if barrier is None or shrinking is None:
+        return Listening(heard), [config]
+    known = {"dropped": barrier.course.dropped}
+    supernets = range(1 if barrier.course.over else shrinking.supernets)
+    configs = [config.model_copy(update={**known, "supernet": number}) for number in supernets]
+    return ShrinkScheduler(barrier, shrinking.patience_s, heard), configs
+
+
+def _fit(configs: Sequence[SearchConfig], scheduler: Listening) -> None:
+    recipe, scratch, replicas = configs[0].recipe, configs[0].folder / "scratch", configs[0].replicas
+    assert replicas is not None
+    asked = bundles(recipe, replicas)
     tuner = tune.Tuner(
         tune.with_resources(TuneSearchTrial, tune.PlacementGroupFactory(asked)),
-        param_space={"search": config.model_dump_json()},
-        tune_config=tune.TuneConfig(scheduler=scheduler, trial_dirname_creator=lambda trial: "search"),
+        param_space={SEARCH: tune.grid_search([config.model_dump_json() for config in configs])},
+        tune_config=tune.TuneConfig(
+            scheduler=scheduler,
+            search_alg=Supernets(lambda: scheduler.over) if isinstance(scheduler, ShrinkScheduler) else None,
+            reuse_actors=REUSE_ACTORS,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(scratch),
             failure_config=tune.FailureConfig(max_failures=recipe.retries),
+            checkpoint_config=CHECKPOINTS,
             verbose=0,
         ),
     )
     try:
-        tuner.fit()
+        fit(tuner, scheduler)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove_folder(scratch)

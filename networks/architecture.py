@@ -6,7 +6,7 @@ widening happen. Everything is frozen, goes to JSON and back unchanged, and has 
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Literal, NamedTuple, Self
 
@@ -18,9 +18,10 @@ from networks.errors import UserError
 from networks.graph import Edge, Graph
 
 StemKind = Literal["imagenet_small", "imagenet_regular", "strided", "cifar"]
-HeadKind = Literal["relu_conv", "conv_relu", "bn_relu"]
+HeadKind = Literal["relu_conv", "conv_relu", "bn_relu", "plain"]
 StrideRule = Literal["sources", "input", "edges_from_inputs"]
-PROJECTION = "triplet_conv_1x1"  # what the rule "input" puts between a stage's input and its graph
+# What may stand between a stage's input and its graph: at the same size, and at half of it in cells.
+PROJECTION, REDUCTION = "triplet_conv_1x1", "triplet_factorized_1x1"
 
 
 class Shape(NamedTuple):
@@ -63,6 +64,10 @@ class Stage(BaseModel):
     `rule` says where stride and widening happen. sources: in the nodes that read an input (RandWire).
     input: in a strided 1x1 projection of each input before the graph. edges_from_inputs: in the
     operations of the edges that leave an input (cells of the DARTS family).
+
+    A graph with two inputs reads the outputs of the two stages before, the older one first; the first stage
+    reads the stem twice. Both are projected to the stage's width and to the size of the newer one, and the
+    rule is edges_from_inputs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,7 +84,7 @@ class Head(BaseModel):
 
     relu_conv: ReLU, 1x1 conv to `channels`, BN (RandWire; all left out when `channels` is None).
     conv_relu: 1x1 conv to `channels`, BN, ReLU (ShuffleNet, MobileNet). bn_relu: BN, ReLU
-    (NAS-Bench-201; without `channels`). `bias`: of the linear layer.
+    (NAS-Bench-201), plain: nothing (DARTS); both without `channels`. `bias`: of the linear layer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -91,8 +96,8 @@ class Head(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.kind == "bn_relu" and self.channels is not None:
-            raise UserError("head.channels", self.channels, "null with the head bn_relu")
+        if self.kind in ("bn_relu", "plain") and self.channels is not None:
+            raise UserError("head.channels", self.channels, f"null with the head {self.kind}")
         if self.kind == "conv_relu" and self.channels is None:
             raise UserError("head.channels", None, "a width with the head conv_relu")
         return self
@@ -126,8 +131,10 @@ class Architecture(BaseModel):
         for position in range(len(self.stages)):
             where = f"stages.{position}"
             stage, graph = self.stages[position], self.graph(position)
-            if len(graph.inputs) != 1:
-                raise UserError(f"{where}.graph.inputs", graph.inputs, "one input")
+            if len(graph.inputs) > 2 or not graph.inputs:
+                raise UserError(f"{where}.graph.inputs", graph.inputs, "one input or two")
+            if len(graph.inputs) == 2 and stage.rule != "edges_from_inputs":
+                raise UserError(f"{where}.rule", stage.rule, "edges_from_inputs, with two inputs")
             self._check_rule(where, stage, graph)
         return self
 
@@ -138,6 +145,9 @@ class Architecture(BaseModel):
             if edge.source not in graph.inputs or stage.rule == "input":
                 continue
             name = edge.operation if stage.rule == "edges_from_inputs" else graph.operation_of[edge.target]
+            silent = edge.operation == "none" and graph.aggregation_of[edge.target] != "mean"
+            if stage.rule == "edges_from_inputs" and silent:
+                continue  # nothing is nothing at any size
             if name is None or not find_operation(name).resizes:
                 raise UserError(
                     f"{where}.rule", stage.rule, f"operations that can resize where {name!r} stands"
@@ -176,10 +186,15 @@ class Architecture(BaseModel):
         for width, stride in self.stem.convolutions:
             c, (h, w) = width, strided(h, w, stride)
         shapes = [Shape(c, h, w)]
-        for stage in self.stages:
+        for position, stage in enumerate(self.stages):
             h, w = strided(h, w, stage.stride)
-            shapes.append(Shape(stage.channels, h, w))
+            shapes.append(Shape(stage.channels * self.graph(position).widths, h, w))
         return shapes
+
+    def entries(self, position: int, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
+        """What a stage reads, of all `stage_shapes`: the newest last."""
+        newest = shapes[position]
+        return (newest,) if len(self.graph(position).inputs) == 1 else (shapes[max(0, position - 1)], newest)
 
     def complexity(self, image: Shape | None = None) -> Complexity:
         """Parameters, multiply-adds and activations for one image of this shape (default `self.image`)."""
@@ -193,7 +208,7 @@ class Architecture(BaseModel):
             c, (h, w) = c_out, strided(h, w, stride)
         shapes = self.stage_shapes(image)
         for position, stage in enumerate(self.stages):
-            yield from stage_costs(self.graph(position), stage, shapes[position])
+            yield from stage_costs(self.graph(position), stage, *self.entries(position, shapes))
         yield self.head.complexity(*shapes[-1], self.classes)
 
 
@@ -209,22 +224,34 @@ class Placement(NamedTuple):
         return self.entry.c, self.c_out, self.entry.h, self.entry.w, self.stride
 
 
-class Placements:
-    """Where a stage's rule puts stride and widening, for a stage fed with `entry`."""
+class Projection(NamedTuple):
+    """An operation between a stage's input and its graph."""
 
-    def __init__(self, graph: Graph, stage: Stage, entry: Shape) -> None:
+    operation: str
+    place: Placement
+
+
+class Placements:
+    """Where a stage's rule puts stride and widening, for a stage fed with `entries`."""
+
+    def __init__(self, graph: Graph, stage: Stage, *entries: Shape) -> None:
         self._graph, self._rule = graph, stage.rule
+        entry = entries[-1]
+        self._projected: tuple[Projection, ...] = ()
+        if len(entries) == 2:
+            self._projected = tuple(_levelled(one, entry, stage.channels) for one in entries)
+            entry = entry._replace(c=stage.channels)
         inside = Shape(stage.channels, *strided(entry.h, entry.w, stage.stride))
         self._crossing = Placement(entry, stage.channels, stage.stride)
         self._before = Placement(entry, entry.c, 1)
         self._inside = Placement(inside, stage.channels, 1)
 
     @property
-    def projection(self) -> Placement | None:
-        """Of the operation between the stage's input and the graph; None where the rule has none or
-        nothing changes."""
+    def projections(self) -> tuple[Projection, ...]:
+        """One for each input; none where the rule has none or nothing changes."""
         changes = self._crossing != self._inside
-        return self._crossing if self._rule == "input" and changes else None
+        crosses = self._rule == "input" and changes
+        return (Projection(PROJECTION, self._crossing),) if crosses else self._projected
 
     def node(self, node: int) -> Placement:
         reads_input = any(edge.source in self._graph.inputs for edge in self._graph.incoming[node])
@@ -237,11 +264,23 @@ class Placements:
         return by_rule[self._rule]
 
 
-def stage_costs(graph: Graph, stage: Stage, entry: Shape) -> Iterator[Complexity]:
-    """Cost of every operation and every learned edge value of a stage fed with `entry`."""
-    placements = Placements(graph, stage, entry)
-    if placements.projection is not None:
-        yield find_operation(PROJECTION).complexity(*placements.projection.complexity_args)
+def _levelled(entry: Shape, newest: Shape, channels: int) -> Projection:
+    """To this width, at the size of the newest input. Raises `UserError` for one that is not as large, or
+    twice as large."""
+    if (entry.h, entry.w) == (newest.h, newest.w):
+        return Projection(PROJECTION, Placement(entry, channels, 1))
+    if strided(entry.h, entry.w, 2) != (newest.h, newest.w):
+        raise UserError(
+            "stages", list(entry), f"inputs of one size, or the older twice as large as {list(newest)}"
+        )
+    return Projection(REDUCTION, Placement(entry, channels, 2))
+
+
+def stage_costs(graph: Graph, stage: Stage, *entries: Shape) -> Iterator[Complexity]:
+    """Cost of every operation and every learned edge value of a stage fed with `entries`."""
+    placements = Placements(graph, stage, *entries)
+    for operation, place in placements.projections:
+        yield find_operation(operation).complexity(*place.complexity_args)
     for node in graph.nodes:
         if node.operation is not None:
             place = placements.node(node.id)

@@ -84,14 +84,13 @@ def add_scaled(z: Tensor, x: Tensor, weight: Weight) -> Tensor:
 
 
 def run_plain(
-    plan: Plan, operations: Mapping[str, nn.Module], weights: Tensor, sizes: Sizes, x: Tensor
+    plan: Plan, operations: Mapping[str, nn.Module], weights: Tensor, sizes: Sizes, *inputs: Tensor
 ) -> Tensor:
     """The stage by differentiable operations only: twice differentiable, and it can be traced.
 
     With a plan that does not rectify, every operation is called as it is, its ReLU included.
     """
-    values: list[Tensor | None] = [None] * plan.values
-    values[0] = x
+    values: list[Tensor | None] = [*inputs, *[None] * (plan.values - len(inputs))]
     scalars = weights.unbind()
     for step in plan.steps:
         parts = []
@@ -100,7 +99,9 @@ def run_plain(
             assert part is not None
             parts.append(part if term.factor is None else part * scalars[term.factor])
         if not parts:
-            z = sizes.zeros(step, x)
+            z = sizes.zeros(step, inputs[-1])
+        elif step.joins:
+            z = torch.cat(parts, 1)
         else:
             z = parts[0]
             for part in parts[1:]:
@@ -121,10 +122,11 @@ def run_plain(
 
 
 def run_inference(
-    plan: Plan, operations: Mapping[str, nn.Module], weights: Tensor, sizes: Sizes, x: Tensor
+    plan: Plan, operations: Mapping[str, nn.Module], weights: Tensor, sizes: Sizes, *inputs: Tensor
 ) -> Tensor:
     """The stage without a backward pass: sums and ReLUs in place, each tensor freed after its last reader."""
-    values: list[Tensor] = [x] * plan.values
+    x = inputs[-1]
+    values: list[Tensor] = [*inputs, *[x] * (plan.values - len(inputs))]
     scalars = as_scalars(weights)
     for step in plan.steps:
         layers = () if step.operation is None else layers_of(without_relu(operations[step.operation]))
@@ -186,6 +188,8 @@ def aggregate(
     if step.passes_through:
         return values[terms[0].value]
     parts = [values[term.value] for term in terms]
+    if step.joins:
+        return torch.cat(parts, 1)
     if len(parts) == 1 and is_one(weights[0]) and step.overwrites is None:
         return torch.relu(parts[0]) if step.rectifies else parts[0].clone()
     z = _summed(parts, weights, step.overwrites)

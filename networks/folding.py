@@ -12,9 +12,9 @@ def fold_batch_norm(network: Network) -> Network:
     """A copy of the network, in eval mode, that computes the same without batch normalisation.
 
     BN(conv(x)) = conv(x; W gamma / s) + (b - mean) gamma / s + beta with s = sqrt(variance + eps), on the
-    running statistics. Every batch normalisation that follows a convolution is folded, in stem, stages
-    and head: in a separable triplet that is the pointwise one. The copy's state_dict has other keys, and
-    its parameters want no gradients; the network itself is left as it is.
+    running statistics. Every batch normalisation that follows a convolution is folded, in stem, stages and
+    head: in a separable triplet that is the pointwise one. One after a pooling stays. The copy's state_dict
+    has other keys, and its parameters want no gradients; the network itself is left as it is.
     """
     folded = copy.deepcopy(network).eval().requires_grad_(False)
     for module in list(folded.modules()):

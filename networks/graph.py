@@ -15,13 +15,14 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from networks.blocks import find_operation
 from networks.errors import UserError
 
-Aggregation = Literal["sum", "weighted_sum", "mean"]
+Aggregation = Literal["sum", "weighted_sum", "mean", "concat"]
 EdgeWeight = Literal["none", "sigmoid", "real"]
 
 
 class Node(BaseModel):
     """`operation` None passes the aggregate on unchanged. A node with one input needs no aggregation
-    rule: all three mean the same there, up to an edge weight."""
+    rule: all mean the same there, up to an edge weight. concat, along the channels and in slot order, is for
+    the output alone: inside a graph all nodes are as wide as its stage."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,8 +52,9 @@ class Graph(BaseModel):
     Valid when: ids are distinct; edges join known nodes; operations are registered; inputs have no
     incoming edges and no operation; the output is no input and has no outgoing edges; slots at each node
     are 0..k-1; weights stand only on edges into a `weighted_sum`; and every node lies on a path from an
-    input to the output. Parallel edges are legal. Anything else raises `UserError` (inside pydantic's
-    ValidationError when parsed).
+    input to the output, save that one of two inputs may be read by nobody, as in some published cells.
+    Parallel edges are legal. Anything else raises `UserError` (inside pydantic's ValidationError when
+    parsed).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -98,6 +100,8 @@ class Graph(BaseModel):
         reached = set(self.inputs).union(*(nx.descendants(flow, node) for node in self.inputs))
         useful = {self.output} | nx.ancestors(flow, self.output)
         idle = sorted(set(flow) - (reached & useful))
+        if len(self.inputs) > 1:
+            idle = [node for node in idle if node not in self.inputs]
         if idle:
             raise UserError("nodes", idle, "nodes on a path from an input to the output")
 
@@ -109,6 +113,8 @@ class Graph(BaseModel):
         if sorted(edge.slot for edge in incoming) != list(range(len(incoming))):
             slots = [edge.slot for edge in incoming]
             raise UserError(f"{where}: slots of its edges", slots, f"each of 0 to {len(incoming) - 1} once")
+        if node.aggregation == "concat" and (node.id != self.output or node.operation is not None):
+            raise UserError(f"{where}: aggregation", "concat", "the output, without an operation")
         if node.aggregation != "weighted_sum" and any(edge.weight != "none" for edge in incoming):
             raise UserError(
                 f"{where}: aggregation", node.aggregation, "weighted_sum, where an edge has a weight"
@@ -138,6 +144,18 @@ class Graph(BaseModel):
     def aggregation_of(self) -> dict[int, Aggregation]:
         return {node.id: node.aggregation for node in self.nodes}
 
+    @property
+    def widths(self) -> int:
+        """How many times as wide as its stage the output is."""
+        joined = self.aggregation_of[self.output] == "concat"
+        return len(self.incoming[self.output]) if joined else 1
+
     @cached_property
     def operation_of(self) -> dict[int, str | None]:
         return {node.id: node.operation for node in self.nodes}
+
+
+def single_edge(operation: str) -> Graph:
+    """From an input to the output, with this operation."""
+    edge = Edge(source=0, target=1, operation=operation)
+    return Graph(nodes=(Node(id=0), Node(id=1)), edges=(edge,), inputs=(0,), output=1)

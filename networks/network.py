@@ -1,6 +1,7 @@
 """The torch module of one architecture."""
 
 import math
+from collections.abc import Iterable
 from typing import get_args
 
 import torch
@@ -59,7 +60,7 @@ def expansion(kind: HeadKind, c_in: int, channels: int | None) -> tuple[nn.Modul
     """What a head does before it pools, and the channels that it pools."""
     if kind == "bn_relu":
         return nn.Sequential(nn.BatchNorm2d(c_in), nn.ReLU()), c_in
-    if channels is None:
+    if kind == "plain" or channels is None:
         return nn.Identity(), c_in
     layers = (convolution(c_in, channels), nn.BatchNorm2d(channels))
     if kind == "conv_relu":
@@ -79,16 +80,13 @@ class Network(nn.Module):
         shapes = architecture.stage_shapes()
         self.stem = Stem(architecture)
         self.stages = nn.ModuleList(
-            GraphStage(architecture.graph(position), stage, shapes[position])
+            GraphStage(architecture.graph(position), stage, *architecture.entries(position, shapes))
             for position, stage in enumerate(architecture.stages)
         )
         self.head = Head(architecture, shapes[-1].c)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        for stage in self.stages:
-            x = stage(x)
-        return self.head(x)
+        return self.head(through(self.stem(x), self.graph_stages))
 
     @property
     def graph_stages(self) -> list[GraphStage]:
@@ -113,6 +111,16 @@ class Network(nn.Module):
             if stage.stage.edge_drop:
                 stage.draw_edge_drop(seed, step, "stage", position)
         self.head.draw(seed, step)
+
+
+def through(x: Tensor, stages: Iterable[StageModule], *chosen: Iterable[object]) -> Tensor:
+    """The stages one after the other, each on the output of the one before; those with two inputs on the one
+    before that too. `chosen`: what else each is called with."""
+    before = x
+    for stage, *more in zip(stages, *chosen, strict=True):
+        inputs = (before, x) if len(stage.entries) == 2 else (x,)
+        before, x = x, stage(*inputs, *more)
+    return x
 
 
 @torch.no_grad()

@@ -147,6 +147,11 @@ _triplet(
     lambda c_in, c_out, h, w, stride: conv(c_in, c_out, h, w, kernel=3, stride=stride),
 )
 _triplet(
+    "triplet_conv_5x5",
+    lambda c_in, c_out, stride: [convolution(c_in, c_out, 5, stride)],
+    lambda c_in, c_out, h, w, stride: conv(c_in, c_out, h, w, kernel=5, stride=stride),
+)
+_triplet(
     "triplet_max_pool_3x3",
     lambda c_in, c_out, stride: [nn.MaxPool2d(3, stride, 1), convolution(c_in, c_out)],
     _pooled_cost,
@@ -161,13 +166,6 @@ _triplet(
 )
 
 
-def _build_avg_pool(c_in: int, c_out: int, stride: int) -> nn.Module:
-    _unresized("avg_pool_3x3", c_in, c_out, stride)
-    return nn.AvgPool2d(3, 1, 1, count_include_pad=False)
-
-
-# NAS-Bench-201's pooling (spec 7): padding does not count.
-register(Operation("avg_pool_3x3", "O", _build_avg_pool, _free, resizes=False))
 register(
     # The shortcut of NAS-Bench-201's reduction block: no BN and no bias. It is exact on even sizes.
     Operation(

@@ -6,7 +6,7 @@ operations share; edges that were removed, and nodes that nothing reads because 
 all. The plan also says when a value is read for the last time, so that executors hold nothing longer
 than needed, and when a step may write into the storage of a value it reads.
 
-Value 0 is the stage's input. Executors: networks/execution.py and networks/whole_stage.py.
+The stage's inputs are the first values. Executors: networks/execution.py and networks/whole_stage.py.
 """
 
 from collections import Counter
@@ -38,7 +38,8 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """target = operation(relu(aggregate of terms)).
+    """target = operation(relu(aggregate of terms)). The aggregate is a sum, a mean where it `averages`, and
+    where it `joins` the terms side by side.
 
     Without terms the aggregate is zeros, of the stage input's shape where `entry_shaped` and else of the
     shape inside the stage. `positive`: the aggregate is a sum of positive multiples, and rectified.
@@ -49,6 +50,7 @@ class Step:
     target: int
     terms: tuple[Term, ...]
     averages: bool = False
+    joins: bool = False
     rectifies: bool = False
     operation: str | None = None
     entry_shaped: bool = False
@@ -97,7 +99,7 @@ def compile_plan(
     normalised: Iterable[str] = (),
     rectifies: bool = True,
 ) -> Plan:
-    """The plan of a graph with one input, less the removed edges (positions in `graph.edges`).
+    """The plan of a graph, less the removed edges (positions in `graph.edges`).
 
     `traits` is keyed as the stage's operations are; an operation that does nothing has no entry.
     `recorded`: a backward pass will follow. `normalised` are then the keys of those operations that end
@@ -129,14 +131,14 @@ class _Lowering:
         self.kinds = [graph.edges[position].weight for position in weighted]
         self.positions = {_key(edge): position for position, edge in enumerate(graph.edges)}
         self.steps: list[Step] = []
-        self.values = 1
-        self.value_of = {graph.inputs[0]: 0}
+        self.values = len(graph.inputs)
+        self.value_of = {node: value for value, node in enumerate(graph.inputs)}
         self.rectified: dict[int, int] = {}
         for node in self._frugal_order(self._live_nodes()):
             self.value_of[node] = self._node(node)
         self.output = self.value_of[graph.output]
-        if self.output == 0:  # the caller's tensor is never handed back as it is
-            self.output = self._emit(terms=(Term(0),))
+        if self.output < len(graph.inputs):  # the caller's tensor is never handed back as it is
+            self.output = self._emit(terms=(Term(self.output),))
 
     def _live_nodes(self) -> set[int]:
         """Nodes from which the output is still reached."""
@@ -171,6 +173,8 @@ class _Lowering:
         return [e for e in self.graph.incoming[node] if self.positions[_key(e)] not in self.removed]
 
     def _node(self, node: int) -> int:
+        if self.graph.aggregation_of[node] == "concat":
+            return self._joined(node)
         terms = tuple(self._term(edge) for edge in self._present(node))
         return self._apply(
             node_key(node),
@@ -178,6 +182,15 @@ class _Lowering:
             averages=self.graph.aggregation_of[node] == "mean" and len(terms) > 1,
             entry_shaped=not terms and self._reads_entry(self.graph.incoming[node][0]),
         )
+
+    def _joined(self, node: int) -> int:
+        """Side by side; zeros where an edge was removed."""
+        present = self._present(node)
+        terms = tuple(
+            self._term(edge) if edge in present else Term(self._emit(terms=()))
+            for edge in self.graph.incoming[node]
+        )
+        return terms[0].value if len(terms) == 1 else self._emit(terms=terms, joins=True)
 
     def _term(self, edge: Edge) -> Term:
         value = self.value_of[edge.source]
@@ -213,12 +226,12 @@ class _Lowering:
 
     def _emit(
         self, terms: tuple[Term, ...], averages: bool = False, rectifies: bool = False,
-        operation: str | None = None, entry_shaped: bool = False,
+        operation: str | None = None, entry_shaped: bool = False, joins: bool = False,
     ) -> int:  # fmt: skip
         target, self.values = self.values, self.values + 1
         real = any(term.factor is not None and self.kinds[term.factor] == "real" for term in terms)
         positive = rectifies and bool(terms) and not averages and not real
-        self.steps.append(Step(target, terms, averages, rectifies, operation, entry_shaped, positive))
+        self.steps.append(Step(target, terms, averages, joins, rectifies, operation, entry_shaped, positive))
         return target
 
 
@@ -247,7 +260,10 @@ def _annotated(
         reusable = [
             position
             for position, term in enumerate(step.terms)
-            if not step.passes_through and term.value in dies & own and read[term.value] == 1
+            if not step.passes_through
+            and not step.joins
+            and term.value in dies & own
+            and read[term.value] == 1
         ]
         overwrites = reusable[0] if reusable else None
         annotated.append(replace(step, overwrites=overwrites, frees=tuple(sorted(dies))))

@@ -1,12 +1,12 @@
 """The module of one stage: a graph's operations, its learned edge values, and how they are run."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from networks.architecture import PROJECTION, Placements, Shape, Stage
+from networks.architecture import Placements, Shape, Stage
 from networks.counters import counter_random
 from networks.execution import Sizes, edge_weights, run_inference, run_plain, without_relu
 from networks.graph import Edge, Graph
@@ -27,19 +27,23 @@ class PlanFor(Protocol):
 
 
 class StageModule(nn.Module):
-    """What every stage is: a graph's learned edge values, and the executors of its plans.
+    """What every stage is: a graph's learned edge values, and the executors of its plans. `entries`: what it
+    reads, one shape for each input of the graph.
 
     Who inherits says which operations a pass uses, and compiles the plan for them.
     """
 
-    def __init__(self, graph: Graph, stage: Stage, entry: Shape) -> None:
+    def __init__(self, graph: Graph, stage: Stage, *entries: Shape) -> None:
         super().__init__()
-        self.graph, self.stage, self.entry = graph, stage, entry
-        self.placements = Placements(graph, stage, entry)
+        self.graph, self.stage, self.entries = graph, stage, entries
+        self.placements = Placements(graph, stage, *entries)
+        built = [
+            find_operation(operation).build(place.entry.c, place.c_out, place.stride)
+            for operation, place in self.placements.projections
+        ]
         self.projection: nn.Module = nn.Identity()
-        place = self.placements.projection
-        if place is not None:
-            self.projection = find_operation(PROJECTION).build(place.entry.c, place.c_out, place.stride)
+        if built:
+            self.projection = built[0] if len(entries) == 1 else nn.ModuleList(built)
         self.weighted_edges = [i for i, edge in enumerate(graph.edges) if edge.weight != "none"]
         self.edge_values = nn.Parameter(torch.zeros(len(self.weighted_edges)))
         self.kinds = tuple(graph.edges[i].weight for i in self.weighted_edges)
@@ -60,15 +64,24 @@ class StageModule(nn.Module):
                 built = find_operation(node.operation).build(place.entry.c, place.c_out, place.stride)
                 yield node_key(node.id), built
 
-    def execute(self, x: Tensor, operations: Mapping[str, nn.Module], plan_for: PlanFor) -> Tensor:
+    def execute(
+        self, inputs: Sequence[Tensor], operations: Mapping[str, nn.Module], plan_for: PlanFor
+    ) -> Tensor:
         """Run the stage on these operations, keyed as its plans are."""
-        x = self.projection(x)
+        if isinstance(self.projection, nn.ModuleList):
+            inputs = [project(x) for project, x in zip(self.projection, inputs, strict=True)]
+        else:
+            inputs = [self.projection(x) for x in inputs]
         if self.executor != "whole_stage":
-            return self._run(run_plain, x, operations, plan_for(rectifies=self.executor != "modules"))
+            return self._run(run_plain, inputs, operations, plan_for(rectifies=self.executor != "modules"))
         if not torch.is_grad_enabled() or not (
-            x.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
+            any(x.requires_grad for x in inputs)
+            or any(parameter.requires_grad for parameter in self.parameters())
         ):
-            return self._run(run_inference, x, operations, plan_for())
+            return self._run(run_inference, inputs, operations, plan_for())
+        if len(inputs) > 1 or self.graph.widths > 1:  # cells are wide and shallow: little would be gained
+            return self._run(run_plain, inputs, operations, plan_for())
+        (x,) = inputs
         if torch.compiler.is_compiling():
             raise RuntimeError(
                 "the whole_stage executor cannot be compiled or exported with gradients: "
@@ -84,14 +97,19 @@ class StageModule(nn.Module):
         return job.apply(x, self.edge_values)
 
     def _run(
-        self, run: Callable[..., Tensor], x: Tensor, operations: Mapping[str, nn.Module], plan: Plan
+        self,
+        run: Callable[..., Tensor],
+        inputs: Sequence[Tensor],
+        operations: Mapping[str, nn.Module],
+        plan: Plan,
     ) -> Tensor:
         weights = edge_weights(self.edge_values, self.kinds)
-        return run(plan, operations, weights, self.sizes, x)
+        return run(plan, operations, weights, self.sizes, *inputs)
 
 
 class GraphStage(StageModule):
-    """N x C x H x W -> N x channels x H/stride x W/stride.
+    """N x C x H x W -> N x channels x H/stride x W/stride, from one input or two; times as many channels as
+    a joined output has parts.
 
     `edge_values[i]` is the scalar of the i-th edge of `weighted_edges`; it starts at 0 (a sigmoid edge
     then weighs 0.5; RandWire spec 1.4 leaves the start open). `removed` names edges (positions in
@@ -100,8 +118,8 @@ class GraphStage(StageModule):
     is `none` carry nothing either.
     """
 
-    def __init__(self, graph: Graph, stage: Stage, entry: Shape) -> None:
-        super().__init__(graph, stage, entry)
+    def __init__(self, graph: Graph, stage: Stage, *entries: Shape) -> None:
+        super().__init__(graph, stage, *entries)
         self.operations = nn.ModuleDict(dict(self.build_nodes()))
         self.silent = silent_edges(graph)
         for position, edge in enumerate(graph.edges):
@@ -113,8 +131,8 @@ class GraphStage(StageModule):
         self._plans: dict[object, Plan] = {}
         self.plan()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.execute(x, dict(self.operations.items()), self.plan)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.execute(inputs, dict(self.operations.items()), self.plan)
 
     def plan(
         self,

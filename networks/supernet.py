@@ -4,9 +4,9 @@ A path is a candidate's genes. It is run by the same plans and executors as the 
 (networks/stage.py), on the operations that its genes choose, so both compute the same.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from networks.architecture import Shape, Stage
 from networks.errors import UserError
 from networks.graph import Edge, Graph
-from networks.network import Head, Network, Stem, build_network, initialise
+from networks.network import Head, Network, Stem, build_network, initialise, through
 from networks.plan import Plan, compile_plan, edge_key
 from networks.spaces.choices import ChoiceSpace
 from networks.spaces.space import Genes
@@ -35,11 +35,11 @@ class SuperStage(StageModule):
         self,
         graph: Graph,
         stage: Stage,
-        entry: Shape,
+        entries: Sequence[Shape],
         choices: Mapping[int, tuple[str, ...]],
         plans: dict[object, Plan],
     ) -> None:
-        super().__init__(graph, stage, entry)
+        super().__init__(graph, stage, *entries)
         self.operations = nn.ModuleDict(dict(self.build_nodes()))
         self.options = nn.ModuleDict()
         self.choices = dict(choices)
@@ -58,9 +58,10 @@ class SuperStage(StageModule):
                 self.operations[edge_key(edge)] = self.build_edge(edge, edge.operation)
         self._plans = plans
 
-    def forward(self, x: Tensor, chosen: Mapping[int, str]) -> Tensor:
-        """`chosen`: the operation of each searched edge, by its position."""
-        return self.execute(x, self.chosen_operations(chosen), partial(self.plan, chosen))
+    def forward(self, *inputs: Any) -> Tensor:
+        """The inputs, and last the operation of each searched edge, by its position."""
+        *tensors, chosen = inputs
+        return self.execute(tensors, self.chosen_operations(chosen), partial(self.plan, chosen))
 
     def plan(
         self,
@@ -113,11 +114,14 @@ class Supernet(nn.Module):
         self._rules: list[dict[int, int]] = [{} for _ in template.stages]  # edge -> gene
         for site, gene in sorted(space.sites.items()):
             self._rules[site.stage][site.edge] = gene
-        names = [tuple(option.operation for option in some) for some in space.options]
+        names = [
+            tuple(some[option].operation for option in values)
+            for some, values in zip(space.options, space.kept, strict=True)
+        ]
         plans: dict[Graph, dict[object, Plan]] = {}  # shared by the stages of one graph
         self.stages = nn.ModuleList(
             SuperStage(
-                (graph := template.graph(position)), stage, shapes[position],
+                (graph := template.graph(position)), stage, template.entries(position, shapes),
                 {edge: names[gene] for edge, gene in self._rules[position].items()},
                 plans.setdefault(graph, {}),
             )
@@ -126,10 +130,8 @@ class Supernet(nn.Module):
         self.head = Head(template, shapes[-1].c)
 
     def forward(self, x: Tensor, genes: Genes) -> Tensor:
-        x = self.stem(x)
-        for stage, chosen in self._walk(genes):
-            x = stage(x, chosen)
-        return self.head(x)
+        stages, chosen = zip(*self._walk(genes), strict=True)
+        return self.head(through(self.stem(x), stages, chosen))
 
     @property
     def super_stages(self) -> list[SuperStage]:

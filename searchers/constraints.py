@@ -170,8 +170,12 @@ def repaired(
         for gene in rng.sample(range(len(mended)), len(mended)):
             table = space.cost_table[gene]
             better = []
-            for option, cost in enumerate(table):
-                changed = [a + b - c for a, b, c in zip(costs, cost, table[mended[gene]], strict=True)]
+            others = mended[:gene], mended[gene + 1 :]
+            for option in space.kept[gene]:
+                if not (space.independent or space.legal((*others[0], option, *others[1]))):
+                    continue
+                now, then = table[mended[gene]], table[option]
+                changed = [cost - old + new for cost, old, new in zip(costs, now, then, strict=True)]
                 if (rest := excess(changed)) < left:
                     better.append((option, changed, rest))
             if better:
@@ -214,7 +218,7 @@ def cost_range(space: SearchSpace, cost: str, costs: Costs, seed: int) -> Range:
     whole = space.size <= tries
     candidates = list(space.enumerate()) if whole else list(_drawn(space, tries, seed))
     if isinstance(space, ChoiceSpace) and not whole:
-        candidates[:2] = (_by_macs(space, min), _by_macs(space, max))
+        candidates[:2] = (space.extreme(space.kept, "macs", end) for end in (min, max))
     values = [value for value in (costs(genes)[cost] for genes in candidates) if not math.isnan(value)]
     if not values:
         raise UserError("cost", cost, "a cost that can be measured", f"All {len(candidates)} tries failed.")
@@ -282,10 +286,6 @@ def _check_alone(constraint: Constraint, found: Range, field: str) -> None:
 def _drawn(space: SearchSpace, count: int, seed: int) -> Iterator[Genes]:
     rng = counter_random(seed, "search", "constraints")
     return (space.sample(rng) for _ in range(count))
-
-
-def _by_macs(space: ChoiceSpace, end: Callable[..., int]) -> Genes:
-    return tuple(end(range(len(some)), key=lambda i: some[i].macs) for some in space.cost_table)
 
 
 def _number(value: float) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from networks.spaces.space import Genes, SearchSpace
+from networks.spaces.space import Genes, SearchSpace, drawn
 from searchers.problem import Problem
 from searchers.visiting import VisitingSearcher, plain, score_of
 
@@ -91,12 +91,10 @@ def changed_once(space: SearchSpace, genes: Genes, rng: random.Random) -> Genes:
 
     Genes that this makes illegal are drawn anew. Where no gene has a second value, the genes themselves.
     """
-    sizes = [len(space.choices(genes[:i])) for i in range(len(genes))]
-    free = [i for i, size in enumerate(sizes) if size > 1]
+    others = [[value for value in space.values(genes[:i]) if value != gene] for i, gene in enumerate(genes)]
+    free = [i for i, some in enumerate(others) if some]
     if not free:
         return genes
     i = free[rng.randrange(len(free))]
-    other = rng.randrange(sizes[i] - 1)
-    other += other >= genes[i]
-    child = (*genes[:i], other, *genes[i + 1 :])
+    child = (*genes[:i], drawn(others[i], rng), *genes[i + 1 :])
     return child if space.legal(child) else space.mutate(child, rng, 0.0)

@@ -2,6 +2,7 @@
 
 import os
 
+os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     RAY_AUTH_MODE="disabled",

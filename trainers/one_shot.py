@@ -9,77 +9,24 @@ the weights after a step do not depend on how many replicas there are.
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from functools import cached_property
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from networks.counters import counter_random
-from networks.errors import UserError
 from networks.spaces.choices import ChoiceSpace
 from networks.spaces.space import Genes
 from networks.supernet import Supernet, build_supernet
-from trainers.data import Data, ReadsAhead, Relabelled
+from trainers.data import Data, ReadsAhead
+from trainers.group import Alone, Group, PathWork, shares
+from trainers.one_shot_settings import OneShotSettings, check_possible, labelled
 from trainers.schedule import cosine_rate, linear_rate
 from trainers.training import Diverged, parameter_groups
 
 LAYOUTS_KEPT = 20_000
 TRIES = 500  # SPOS's: draws for one bin before any path will do
-
-
-class MacBins(BaseModel):
-    """SPOS's released sampling: a bin of multiply-adds is drawn uniformly, then a path that falls into it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    low: int = Field(ge=0)
-    high: int = Field(ge=1)
-    bins: int = Field(7, ge=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> "MacBins":
-        if self.low >= self.high:
-            raise UserError("low", self.low, f"less than high ({self.high})")
-        return self
-
-
-class OneShotSettings(BaseModel):
-    """How a supernet is trained. A step trains `paths_per_step` paths on `batch_size` images each.
-
-    schedule: the rate falls linearly (SPOS) or as half a cosine (NAS-Bench-201), from `lr` to `final_lr`; one
-    that falls to 0 makes paths better and can make their accuracies rank worse (docs/spos_nasbench201.md).
-    labels: random draws each image's label once (RLNAS). mac_bins: None draws paths uniformly. clip_norm:
-    largest gradient norm.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    steps: int = Field(1000, ge=0)
-    batch_size: int = Field(64, ge=2)
-    paths_per_step: int = Field(4, ge=1)
-    lr: float = Field(0.05, gt=0)
-    final_lr: float = Field(0.0, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    nesterov: bool = False
-    weight_decay: float = Field(5e-4, ge=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    schedule: Literal["linear", "cosine"] = "cosine"
-    clip_norm: float | None = Field(None, gt=0)
-    labels: Literal["true", "random"] = "true"
-    mac_bins: MacBins | None = None
-    precision: Literal["auto", "float32", "mixed"] = "auto"
-    channels_last: bool = True
-
-    @model_validator(mode="after")
-    def _check(self) -> "OneShotSettings":
-        if self.nesterov and not self.momentum:
-            raise UserError("nesterov", True, "true with momentum above 0")
-        if self.final_lr > self.lr:
-            raise UserError("final_lr", self.final_lr, f"at most lr ({self.lr})")
-        return self
 
 
 class Layout(NamedTuple):
@@ -99,39 +46,6 @@ class Layout(NamedTuple):
         return sum(tensor.numel() for tensor in self.tensors) + 1
 
 
-def shares(works: Sequence[int], members: int) -> list[int]:
-    """The member that computes each path: the largest work first, each to whom has least to do so far."""
-    owners, loads = [0] * len(works), [0] * members
-    for path in sorted(range(len(works)), key=lambda path: -works[path]):
-        owners[path] = loads.index(min(loads))
-        loads[owners[path]] += works[path]
-    return owners
-
-
-class Group(Protocol):
-    """Those who train one supernet together. Who computes which path of a step is said by `shares`."""
-
-    @property
-    def rank(self) -> int: ...
-
-    @property
-    def size(self) -> int: ...
-
-    def gather(self, own: Sequence[Tensor], sizes: Sequence[int], owners: Sequence[int]) -> list[Tensor]:
-        """The buffers of all paths in path order, from this member's `own`; of each path, `sizes` says how
-        long its buffer is and `owners` which member brings it. Raises when a member is lost."""
-        ...
-
-
-class Alone:
-    """A group of one."""
-
-    rank, size = 0, 1
-
-    def gather(self, own: Sequence[Tensor], sizes: Sequence[int], owners: Sequence[int]) -> list[Tensor]:
-        return list(own)
-
-
 class OneShotTrainer:
     """A supernet, its data, its optimiser and a step counter.
 
@@ -142,25 +56,40 @@ class OneShotTrainer:
     def __init__(
         self, space: ChoiceSpace, data: Data, settings: OneShotSettings, seed: int, device: str = "cpu"
     ) -> None:
-        self.space, self.settings, self.seed = space, settings, seed
+        self.settings, self.seed = settings, seed
         self.device = torch.device(device)
         mixes = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         check_possible(settings, data, device, mixes)
         self._mixed = mixes and settings.precision != "float32"
         self.data = labelled(data, settings, seed).to(self.device)
-        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self._memory_format = layout
-        supernet = build_supernet(space, seed).to(self.device, memory_format=layout)  # type: ignore[call-overload]
-        self.supernet = supernet
-        supernet.set_executor("autograd")
+        self._memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self.step = 0
+        self._build(space)
+
+    def _build(self, space: ChoiceSpace) -> None:
+        """The supernet of this space, as it is before training, and its optimiser."""
+        settings = self.settings
+        self.space = space
+        self._rebased: dict[str, Tensor] = {}
+        self._untrained: dict[str, Tensor] = {}
+        built = build_supernet(space, self.seed)
+        self.supernet = built.to(self.device, memory_format=self._memory_format)  # type: ignore[call-overload]
+        self.supernet.set_executor("autograd")
         self.optimizer = torch.optim.SGD(
-            parameter_groups(supernet, settings.weight_decay),
+            parameter_groups(self.supernet, settings.weight_decay),
             lr=settings.lr,
             momentum=settings.momentum,
             nesterov=settings.nesterov,
         )
         self._layouts: dict[Genes, Layout] = {}
-        self.step = 0
+        self._work = PathWork(space)
+
+    def narrow(self, space: ChoiceSpace) -> None:
+        """Go on in a part of the space, with the weights, statistics and momenta of what is left of it. What
+        was dropped is gone from memory."""
+        state = self.state()
+        self._build(space)
+        self.load_state(*state)
 
     def paths(self, step: int) -> list[Genes]:
         """The paths of one step, each drawn from (seed, step, path)."""
@@ -211,9 +140,8 @@ class OneShotTrainer:
         return self.apply(layouts, group.gather(own, [layout.size for layout in layouts], owners))
 
     def _owners(self, paths: Sequence[Genes], group: Group) -> list[int]:
-        # A pass takes as long as the activations it writes (r2 0.7 over NAS-Bench-201's paths on a CPU; 0.4
-        # for multiply-adds). Shared out in turn, two members would wait for each other a tenth of the time.
-        return shares([self.space.cost(genes).activations for genes in paths], group.size)
+        # Shared out in turn, two members would wait for each other a tenth of the time.
+        return shares([self._work(genes) for genes in paths], group.size)
 
     def _read_ahead(self, mine: Sequence[int], group: Group) -> None:
         """Announce this member's batches of this step and of the next."""
@@ -302,13 +230,17 @@ class OneShotTrainer:
         """The learning rate of a step."""
         settings = self.settings
         rate = linear_rate if settings.schedule == "linear" else cosine_rate
-        return settings.final_lr + rate(step, settings.steps, settings.lr - settings.final_lr)
+        total = settings.rate_steps or settings.steps
+        return settings.final_lr + rate(step, total, settings.lr - settings.final_lr)
 
-    @cached_property
+    @property
     def initial(self) -> dict[str, Tensor]:
-        """The parameters before training, by name, on the trainer's device (the angle's W0)."""
-        supernet = build_supernet(self.space, self.seed).to(self.device)
-        return {name: parameter.detach() for name, parameter in supernet.named_parameters()}
+        """The angle's W0, on the device: the parameters before training, by name, or those of the state that
+        was `rebased`."""
+        if not self._untrained and not self._rebased:
+            supernet = build_supernet(self.space, self.seed).to(self.device)
+            self._untrained = {name: parameter.detach() for name, parameter in supernet.named_parameters()}
+        return self._rebased or self._untrained
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, int]]:
         """Everything needed to go on: tensors by name, and JSON-ready values."""
@@ -317,13 +249,18 @@ class OneShotTrainer:
             momentum = self.optimizer.state.get(parameter, {}).get("momentum_buffer")
             if momentum is not None:
                 tensors[f"momentum.{name}"] = momentum
+        tensors |= {f"rebased.{name}": value for name, value in self._rebased.items()}
         return tensors, {"step": self.step}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, int]) -> None:
-        """Go on from a saved state. Raises KeyError or RuntimeError when it is of another supernet."""
+        """Go on from a saved state, also of a larger supernet of the same space. Raises KeyError or
+        RuntimeError when it is of another."""
         load_weights(self.supernet, tensors)
         self.optimizer.state.clear()
+        self._rebased = {}
         for name, parameter in self.supernet.named_parameters():
+            if f"rebased.{name}" in tensors:
+                self._rebased[name] = torch.empty_like(parameter).copy_(tensors[f"rebased.{name}"]).detach()
             momentum = tensors.get(f"momentum.{name}")
             if momentum is not None:
                 self.optimizer.state[parameter] = {
@@ -340,27 +277,15 @@ class OneShotTrainer:
         return found.hexdigest()
 
 
-def labelled(data: Data, settings: OneShotSettings, seed: int) -> Data:
-    """The data with the labels that the settings ask for."""
-    if settings.labels == "true":
-        return data
-    assert isinstance(data, Relabelled), "check_possible refuses it"
-    return data.with_random_labels(seed)
-
-
-def check_possible(settings: OneShotSettings, data: Data, device: str, mixes: bool) -> None:
-    """Raise `UserError` for settings that this data cannot follow, or the device. `mixes`: whether that one
-    computes in bfloat16. Looks at no device itself, so that it can be asked where there is none."""
-    if settings.labels == "random" and not isinstance(data, Relabelled):
-        raise UserError(
-            "supernet.labels", "random", "true for this data set", "It cannot be given other labels."
-        )
-    if settings.precision == "mixed" and not mixes:
-        raise UserError("supernet.precision", "mixed", f"auto or float32 on {device}")
-    try:
-        data.steps_per_epoch(settings.batch_size)
-    except UserError as error:
-        raise error.under("supernet") from None
+def rebased(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a state, from which angles are measured from its own weights (spec section 2, re-base of
+    W0)."""
+    weights = {
+        name.removeprefix("supernet."): value
+        for name, value in tensors.items()
+        if name.startswith("supernet.")
+    }
+    return {**tensors, **{f"rebased.{name}": value.clone() for name, value in weights.items()}}
 
 
 @torch.no_grad()

@@ -7,7 +7,8 @@ from networks.operations import Operation, convolution, register
 
 
 class InvertedResidual(nn.Module):
-    """x + body(x) where shapes allow, else body(x); body = 1x1 expand - depthwise - 1x1 project."""
+    """x + body(x) where shapes allow, else body(x); body = 1x1 expand - depthwise - 1x1 project. One that
+    expands by 1 has no convolution for it."""
 
     def __init__(self, body: nn.Module, residual: bool) -> None:
         super().__init__()
@@ -21,8 +22,9 @@ class InvertedResidual(nn.Module):
 def _register_mbconv(name: str, expansion: int, kernel: int) -> None:
     def build(c_in: int, c_out: int, stride: int) -> nn.Module:
         middle = expansion * c_in
+        expand = [convolution(c_in, middle), nn.BatchNorm2d(middle), nn.ReLU6()] if expansion > 1 else []
         body = nn.Sequential(
-            convolution(c_in, middle), nn.BatchNorm2d(middle), nn.ReLU6(),
+            *expand,
             convolution(middle, middle, kernel, stride, groups=middle), nn.BatchNorm2d(middle), nn.ReLU6(),
             convolution(middle, c_out), nn.BatchNorm2d(c_out),
         )  # fmt: skip
@@ -30,8 +32,9 @@ def _register_mbconv(name: str, expansion: int, kernel: int) -> None:
 
     def complexity(c_in: int, c_out: int, h: int, w: int, stride: int) -> Complexity:
         middle = expansion * c_in
+        expand = [conv(c_in, middle, h, w), batch_norm(middle)] if expansion > 1 else []
         return total([
-            conv(c_in, middle, h, w), batch_norm(middle),
+            *expand,
             conv(middle, middle, h, w, kernel=kernel, stride=stride, groups=middle), batch_norm(middle),
             conv(middle, c_out, *strided(h, w, stride)), batch_norm(c_out),
         ])  # fmt: skip
@@ -39,8 +42,10 @@ def _register_mbconv(name: str, expansion: int, kernel: int) -> None:
     register(Operation(name, "O", build, complexity))
 
 
-_register_mbconv("mbconv3_3x3", 3, 3)
-_register_mbconv("mbconv6_5x5", 6, 5)
+_register_mbconv("mbconv1_3x3", 1, 3)
+MBCONVS = tuple(f"mbconv{expansion}_{kernel}x{kernel}" for kernel in (3, 5, 7) for expansion in (3, 6))
+for _name in MBCONVS:
+    _register_mbconv(_name, int(_name[6]), int(_name[8]))
 
 register(
     Operation(

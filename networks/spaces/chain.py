@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from networks.architecture import Architecture, Head, Shape, Stage, Stem, StrideRule
 from networks.errors import UserError
-from networks.graph import Edge, Graph, Node
+from networks.graph import single_edge
 from networks.spaces.choices import ChoiceSpace, Option, Site
 from networks.spaces.space import Genes
 
@@ -58,12 +58,7 @@ class ChainSpace(ChoiceSpace):
     def sites(self) -> dict[Site, int]:
         return {Site(stage, 0): gene for gene, stage in enumerate(self._searched)}
 
-    @cached_property
-    def template(self) -> Architecture:
-        return self.decode((0,) * len(self._searched))
-
-    def decode(self, genes: Genes) -> Architecture:
-        self.check(genes)
+    def built(self, genes: Genes) -> Architecture:
         chosen = dict(zip(self._searched, genes, strict=True))
         stages, before = [], self.stem.channels
         for i, (options, channels, stride) in enumerate(self.blocks):
@@ -75,11 +70,6 @@ class ChainSpace(ChoiceSpace):
         return Architecture(
             image=self.image, classes=self.classes, stem=self.stem, stages=tuple(stages), head=self.head
         )
-
-
-def single_edge(operation: str) -> Graph:
-    edge = Edge(source=0, target=1, operation=operation)
-    return Graph(nodes=(Node(id=0), Node(id=1)), edges=(edge,), inputs=(0,), output=1)
 
 
 class ShuffleNetSettings(BaseModel):

@@ -3,13 +3,16 @@
 import math
 import random
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from networks.architecture import Architecture, digest_of
 from networks.complexity import Complexity
-from networks.spaces.space import Genes, SearchSpace
+from networks.spaces.space import Genes, SearchSpace, drawn
+
+End = Callable[..., Any]  # min or max
+Kept = tuple[tuple[int, ...], ...]  # of each gene, the options that can be chosen, ascending
 
 
 class Option(NamedTuple):
@@ -29,16 +32,19 @@ class Site(NamedTuple):
 class ChoiceSpace(SearchSpace):
     """A template and, for each gene, the options of the edges that it rules.
 
-    Genes are independent of each other, so costs add up, sizes multiply, and a supernet can hold every
-    option of every site (networks/supernet.py).
+    Options at different sites are built independently of each other, so costs add up, and a supernet can hold
+    every option of every site (networks/supernet.py). Where genes are not `independent`, as in cells whose
+    nodes have two inputs each, a space says which of them go together: `possible`, `count`, `draw`, `extreme`
+    and `closed`, all given the options that are kept.
     """
 
     kind: str
+    independent = True
 
-    @property
-    @abstractmethod
+    @cached_property
     def template(self) -> Architecture:
-        """The architecture of the candidate whose genes are all 0."""
+        """The architecture whose genes are all 0."""
+        return self.built((0,) * len(self.positions))
 
     @property
     @abstractmethod
@@ -59,34 +65,68 @@ class ChoiceSpace(SearchSpace):
         return tuple(option.word for option in self.options[len(prefix)])
 
     @cached_property
-    def _counts(self) -> tuple[int, ...]:
-        """Options of each gene."""
-        return tuple(map(len, self.options))
+    def kept(self) -> Kept:
+        """The options of each gene that can be chosen, ascending: all of them, but in a `NarrowedSpace`."""
+        return tuple(tuple(range(len(some))) for some in self.options)
+
+    def closed(self, kept: Kept) -> Kept:
+        """These options without those that no candidate made of them has."""
+        return kept
+
+    def values(self, prefix: Genes) -> Sequence[int]:
+        return self.possible(self.kept, prefix)
+
+    def possible(self, kept: Kept, prefix: Genes) -> Sequence[int]:
+        """What the gene after `prefix` can be in the part of the space that has these options."""
+        return kept[len(prefix)]
 
     @property
     def size(self) -> int:
-        return math.prod(self._counts)
+        return self.count(self.kept)
+
+    def count(self, kept: Kept) -> int:
+        """How many candidates the part of the space has that has these options."""
+        return math.prod(map(len, kept))
 
     def legal(self, genes: Genes) -> bool:
-        counts = self._counts
-        return len(genes) == len(counts) and all(
-            0 <= gene < count for gene, count in zip(genes, counts, strict=True)
+        if not self.independent:
+            return super().legal(genes)
+        return len(genes) == len(self.kept) and all(
+            gene in values for gene, values in zip(genes, self.kept, strict=True)
         )
+
+    def decode(self, genes: Genes) -> Architecture:
+        self.check(genes)
+        return self.built(genes)
+
+    @abstractmethod
+    def built(self, genes: Genes) -> Architecture:
+        """The architecture with these options, whether they go together or not: what `decode` gives for those
+        that do."""
 
     # The draws are those of any `SearchSpace`, without making words of every choice.
 
     def sample(self, rng: random.Random) -> Genes:
-        return tuple([rng.randrange(count) for count in self._counts])
+        return self.draw(self.kept, rng)
+
+    def draw(self, kept: Kept, rng: random.Random) -> Genes:
+        """One candidate of the part of the space that has these options: each gene uniform over them, but
+        in a space that is sampled otherwise."""
+        return tuple([drawn(values, rng) for values in kept])
 
     def mutate(self, genes: Genes, rng: random.Random, probability: float) -> Genes:
+        if not self.independent:
+            return super().mutate(genes, rng, probability)
         return tuple(
             [
-                rng.randrange(count) if rng.random() < probability else gene
-                for gene, count in zip(genes, self._counts, strict=True)
+                drawn(values, rng) if rng.random() < probability or gene not in values else gene
+                for gene, values in zip(genes, self.kept, strict=True)
             ]
         )
 
     def crossover(self, first: Genes, second: Genes, rng: random.Random) -> Genes:
+        if not self.independent:
+            return super().crossover(first, second, rng)
         return tuple([pair[rng.randrange(2)] for pair in zip(first, second, strict=True)])
 
     def operations(self, genes: Genes) -> tuple[str, ...]:
@@ -111,7 +151,7 @@ class ChoiceSpace(SearchSpace):
         zero = (0,) * len(self.positions)
         return tuple(
             tuple(
-                self.decode((*zero[:i], option, *zero[i + 1 :])).complexity().minus(self.base_cost)
+                self.built((*zero[:i], option, *zero[i + 1 :])).complexity().minus(self.base_cost)
                 for option in range(len(some))
             )
             for i, some in enumerate(self.options)
@@ -119,6 +159,12 @@ class ChoiceSpace(SearchSpace):
 
     def extremes(self, cost: str) -> tuple[int, int]:
         """The smallest and largest `params`, `macs` or `activations` of the space; exact."""
-        table = [[getattr(option, cost) for option in some] for some in self.cost_table]
-        base = getattr(self.base_cost, cost)
-        return base + sum(map(min, table)), base + sum(map(max, table))
+        low, high = (self.cost(self.extreme(self.kept, cost, end)) for end in (min, max))
+        return getattr(low, cost), getattr(high, cost)
+
+    def extreme(self, kept: Kept, cost: str, end: End) -> Genes:
+        """A candidate made of these options whose `cost` is the smallest (`end`: min) or largest (max)."""
+        return tuple(
+            end(values, key=lambda option: getattr(some[option], cost))
+            for some, values in zip(self.cost_table, kept, strict=True)
+        )

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from functools import singledispatch
 
+from networks.spaces.narrowed import NarrowedSpace
 from networks.spaces.nasbench201 import WORDS, NasBench201Space, live_paths
 from networks.spaces.space import Genes, SearchSpace
 
@@ -22,6 +23,11 @@ def features_of(space: SearchSpace) -> Callable[[Genes], Counts] | None:
 @features_of.register
 def _(space: NasBench201Space) -> Callable[[Genes], Counts]:
     return path_words
+
+
+@features_of.register
+def _(space: NarrowedSpace) -> Callable[[Genes], Counts] | None:
+    return features_of(space.whole)
 
 
 def path_words(genes: Genes) -> Counter[Hashable]:

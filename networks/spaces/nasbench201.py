@@ -61,12 +61,7 @@ class NasBench201Space(ChoiceSpace):
         cells = [i for i, stage in enumerate(self.template.stages) if stage.graph == "cell"]
         return {Site(stage, edge): edge for stage in cells for edge in range(len(EDGES))}
 
-    @cached_property
-    def template(self) -> Architecture:
-        return self.decode((0,) * len(EDGES))
-
-    def decode(self, genes: Genes) -> Architecture:
-        self.check(genes)
+    def built(self, genes: Genes) -> Architecture:
         return self._skeleton.model_copy(update={"cells": {"cell": cell(genes), "reduction": reduction()}})
 
     @cached_property

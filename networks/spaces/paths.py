@@ -37,6 +37,14 @@ def graph_paths(graph: Graph) -> tuple[Path, ...]:
     return paths_between(edges, graph.inputs, (graph.output,))
 
 
+def last_paths(graph: Graph) -> tuple[Path, ...]:
+    """As `graph_paths`; where the output joins several nodes, to the last of them alone."""
+    if graph.widths == 1:
+        return graph_paths(graph)
+    last = graph.edges.index(graph.incoming[graph.output][-1])
+    return tuple(path for path in graph_paths(graph) if path[-1] == last)
+
+
 def has_two_inputs(edges: Sequence[tuple[int, int]], dead: Collection[int], nodes: Collection[int]) -> bool:
     """Whether exactly two edges that are not `dead` (positions) lead into each of `nodes`: the rule for
     DARTS cells (RLNAS's check_cand, spec A10). A node with j + 2 incoming edges then has j dead ones."""

@@ -2,7 +2,7 @@
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from networks.architecture import Architecture
 from networks.complexity import Complexity
@@ -31,6 +31,11 @@ class SearchSpace(ABC):
     def choices(self, prefix: Genes) -> tuple[object, ...]:
         """What the gene after `prefix` chooses from."""
 
+    def values(self, prefix: Genes) -> Sequence[int]:
+        """What the gene after `prefix` can be, ascending: all of `choices(prefix)` by number, but in a
+        space from which some were dropped."""
+        return range(len(self.choices(prefix)))
+
     @abstractmethod
     def decode(self, genes: Genes) -> Architecture:
         """The architecture of legal genes; `UserError` for others."""
@@ -45,9 +50,11 @@ class SearchSpace(ABC):
         if len(genes) != len(self.positions):
             raise UserError("genes", genes, f"{len(self.positions)} genes: {', '.join(self.positions)}")
         for i, name in enumerate(self.positions):
-            size = len(self.choices(genes[:i]))
-            if not 0 <= genes[i] < size:
-                raise UserError(f"genes.{i} ({name})", genes[i], f"0 to {size - 1}")
+            values = self.values(genes[:i])
+            if genes[i] not in values:
+                whole = len(values) == len(self.choices(genes[:i]))
+                allowed = f"0 to {len(values) - 1}" if whole else " or ".join(map(str, values))
+                raise UserError(f"genes.{i} ({name})", genes[i], allowed)
 
     @property
     def size(self) -> int:
@@ -62,14 +69,14 @@ class SearchSpace(ABC):
         if len(prefix) == len(self.positions):
             yield prefix
             return
-        for gene in range(len(self.choices(prefix))):
+        for gene in self.values(prefix):
             yield from self._below((*prefix, gene))
 
     def sample(self, rng: random.Random) -> Genes:
         """One candidate: each gene uniform over its choices, in order."""
         genes: Genes = ()
         for _ in self.positions:
-            genes = (*genes, rng.randrange(len(self.choices(genes))))
+            genes = (*genes, drawn(self.values(genes), rng))
         return genes
 
     def mutate(self, genes: Genes, rng: random.Random, probability: float) -> Genes:
@@ -79,24 +86,24 @@ class SearchSpace(ABC):
         """
         mutant: Genes = ()
         for gene in genes:
-            size = len(self.choices(mutant))
+            values = self.values(mutant)
             again = rng.random() < probability
-            mutant = (*mutant, rng.randrange(size) if again or gene >= size else gene)
+            mutant = (*mutant, drawn(values, rng) if again or gene not in values else gene)
         return mutant
 
     def crossover(self, first: Genes, second: Genes, rng: random.Random) -> Genes:
         """Each gene from either parent. One that is illegal after those before it is drawn anew."""
         child: Genes = ()
         for pair in zip(first, second, strict=True):
-            size = len(self.choices(child))
+            values = self.values(child)
             gene = pair[rng.randrange(2)]
-            child = (*child, gene if gene < size else rng.randrange(size))
+            child = (*child, gene if gene in values else drawn(values, rng))
         return child
 
     def neighbours(self, genes: Genes) -> Iterator[Genes]:
         """All candidates that differ in exactly one gene, in order."""
         for i, gene in enumerate(genes):
-            for other in range(len(self.choices(genes[:i]))):
+            for other in self.values(genes[:i]):
                 neighbour = (*genes[:i], other, *genes[i + 1 :])
                 if other != gene and self.legal(neighbour):
                     yield neighbour
@@ -104,9 +111,14 @@ class SearchSpace(ABC):
     def legal(self, genes: Genes) -> bool:
         """Whether `check` passes."""
         return len(genes) == len(self.positions) and all(
-            0 <= gene < len(self.choices(genes[:i])) for i, gene in enumerate(genes)
+            gene in self.values(genes[:i]) for i, gene in enumerate(genes)
         )
 
     def cost(self, genes: Genes) -> Complexity:
         """Parameters, multiply-adds and activations of a candidate at the space's image shape."""
         return self.decode(genes).complexity()
+
+
+def drawn(values: Sequence[int], rng: random.Random) -> int:
+    """One of them, uniformly."""
+    return values[rng.randrange(len(values))]

@@ -10,9 +10,10 @@ import yaml
 from cluster.pool import LocalPool
 from cluster.recipe_spaces import SmallChainSection
 from cluster.run import Run
+from cluster.search_messages import SearchConfig, SearchReport
 from cluster.search_plan import SearchPlan
 from cluster.search_recipe import SearchRecipe
-from cluster.search_trial import SearchConfig, SearchReport, SearchTrial
+from cluster.search_trial import SearchTrial
 from networks.architecture import Shape
 from networks.spaces.chain import SmallChainSpace
 from networks.spaces.space import Genes
@@ -98,10 +99,13 @@ class NoWriter:
 
     running, outbox = False, 0
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Run) -> None:
         self.run = run
 
     def start(self) -> None:
+        pass
+
+    def stop(self) -> None:
         pass
 
     def drain(self, timeout_s: float, on_wait: Callable[[int], None]) -> bool:

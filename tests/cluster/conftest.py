@@ -5,9 +5,21 @@ from pathlib import Path
 
 import pytest
 
+import cluster.tracker
 from cluster.grid import Grid, drive_local
 from cluster.recipe import Recipe
 from tests.cluster.searches import new_grid, small_recipe
+
+
+@pytest.fixture(autouse=True, scope="session")
+def eager_writer() -> Iterator[None]:
+    """Tests share the cores with others, so that a writer that leaves them to whoever computes has none. What
+    this process starts is the writer as `weft sync` runs it; who watches the real one starts it itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            cluster.tracker, "WRITER", ("-c", "import sys; from cluster.writer import main; sys.exit(main())")
+        )
+        yield
 
 
 @pytest.fixture

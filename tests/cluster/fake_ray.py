@@ -109,7 +109,7 @@ class FakeRay:
         ref.set_result(value)
         return ref
 
-    def end_process(self, actor: Any, node: str = "", pid: int = 0) -> None:
+    def end_process(self, actor: Any, node: str = "", pid: int = 0, grace: float = 0) -> None:
         self.killed.append(actor)
         actor.die()
 
@@ -122,7 +122,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
         monkeypatch.setattr(ray, name, getattr(fake, name))
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
     monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
-    monkeypatch.setattr(actors, "kill", lambda pid: pytest.fail("a fake has no process of its own"))
+    monkeypatch.setattr(actors, "kill", lambda *of: pytest.fail("a fake has no process of its own"))
     monkeypatch.setattr(members, "end_process", fake.end_process)
     monkeypatch.setattr(members, "LOOK_S", 0.02)
     monkeypatch.setattr(ray_pool, "check_replicas", lambda *of: None)

@@ -4,8 +4,9 @@ import time
 
 from torch import Tensor
 
+from cluster.messages import Trained
 from cluster.process_group import Seat
-from cluster.replica_actor import ReplicaActor, Trained
+from cluster.replica_actor import ReplicaActor
 
 
 class HangingActor(ReplicaActor):

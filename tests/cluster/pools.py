@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from cluster.messages import Scored
 from cluster.ray_pool import RayPool
 from cluster.recipe_spaces import SmallChainSection
-from cluster.replica import ReplicaJob, Scored, ScoringSettings
+from cluster.replica import ReplicaJob, ScoringSettings
 from cluster.replica_actor import ReplicaActor
 from networks.spaces.space import Genes
 from trainers.data import DataSettings
-from trainers.one_shot import OneShotSettings
+from trainers.one_shot_settings import OneShotSettings
 
 JOB = ReplicaJob(
     space=SmallChainSection(channels=2, head_channels=4),

@@ -77,6 +77,7 @@ CASES = [
     Case("space.seeds=[1, 1]", "space.seeds", "[1, 1]", "each seed once."),
     Case("stopping.eta=1", "stopping.eta", "1", "a whole number (2 or more)."),
     Case("stopping.grace=9", "stopping.grace", "9", "1 to training.epochs (4)."),
+    Case("resources.max_workers=3", "resources.max_workers", "3", "nothing in a grid."),
     Case("training.warmup_epochs=9", "training.warmup_epochs", "9.0", "less than epochs (4)."),
     Case("resources.workers=0", "resources.workers", "0", "a whole number (1 or more) or null."),
     Case("version=2", "version", "2", "allowed: 1."),

@@ -5,13 +5,12 @@ import logging
 import os
 import pickle
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
 import torch
 
-from cluster.checkpoints import CheckpointStore, write_atomically
+from cluster.checkpoints import CheckpointStore
 
 VALUES = {"trainer": {"step": 7, "scaler": {}}, "curve": [{"epoch": 1, "loss": 0.1 + 0.2}], "seconds": 1.5}
 
@@ -211,63 +210,6 @@ def test_no_pickle_is_ever_read(store: CheckpointStore) -> None:
     assert not Path(Bomb.target).exists()
     pickle.loads(bomb)  # it would have gone off
     assert Path(Bomb.target).exists()
-
-
-def test_a_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "report.json"
-    write_atomically(path, b"old")
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(path, b"new and longer")
-    assert path.read_bytes() == b"old"
-    monkeypatch.undo()
-    steps: list[str] = []
-    real_sync, real_replace = os.fsync, Path.replace
-
-    def sync(handle: int) -> None:
-        steps.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
-        real_sync(handle)
-
-    def replace(self: Path, target: Path) -> Path:
-        steps.append("replace")
-        return real_replace(self, target)
-
-    monkeypatch.setattr(os, "fsync", sync)
-    monkeypatch.setattr(Path, "replace", replace)
-    write_atomically(path, b"new")
-    assert len(steps) == 3 and steps[1:] == ["replace", tmp_path.name]
-    assert steps[0].startswith(".report.json.") and steps[0].endswith(".draft")
-    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
-    assert path.read_bytes() == b"new"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_writers_at_the_same_moment_do_not_mix(tmp_path: Path) -> None:
-    """A process that was thought dead may still be writing."""
-    path, start = tmp_path / "report.json", threading.Barrier(6)
-    failures: list[Exception] = []
-
-    def write(number: int) -> None:
-        start.wait()
-        try:
-            for _ in range(20):
-                write_atomically(path, bytes([number]) * 200_000)
-        except Exception as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    body = path.read_bytes()
-    assert len(body) == 200_000 and len(set(body)) == 1
-    assert [one.name for one in tmp_path.iterdir()] == ["report.json"]
 
 
 def test_drafts_of_the_killed_are_cleared_away(tmp_path: Path) -> None:

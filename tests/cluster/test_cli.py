@@ -123,7 +123,9 @@ def test_json_is_one_object_and_progress_goes_elsewhere(tmp_path: Path, no_mlflo
     assert "6/6 candidates" in ended.err
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * ("regular" in name)) for name in PUBLISHED]
+)
 def test_described_sizes_are_the_published_ones(name: str, tmp_path: Path) -> None:
     ended = weft("describe", name, "--graphs", "100", "--json", cwd=tmp_path)
     found = json.loads(ended.out)
@@ -326,14 +328,19 @@ def test_ctrl_c_after_the_last_candidate_does_not_undo_the_search(
     assert run.ledger.digest() == undisturbed.run.ledger.digest()
 
 
-def test_a_picture_that_cannot_be_drawn_does_not_undo_the_search(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_mlflow: None
+def test_a_report_without_room_is_written_when_the_search_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_mlflow: None, undisturbed: Grid
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError("no room for pictures")
 
     write_recipe(tmp_path)
-    monkeypatch.setattr(cluster.experiment, "write_report", fail)
-    with pytest.raises(OSError, match="no room for pictures"):
-        weft("search", "small.yaml", "--local", cwd=tmp_path)
-    assert Run(tmp_path / "runs" / "small-001").ending == "FINISHED"
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster.experiment, "write_report", fail)
+        ended = weft("search", "small.yaml", "--local", cwd=tmp_path)
+    assert ended.code == 2 and "no room for pictures" in ended.err and "Traceback" not in ended.err
+    run = Run(tmp_path / "runs" / "small-001")
+    assert run.ending == "FAILED" and run.ledger.digest() == undisturbed.run.ledger.digest()
+    assert weft("search", "small.yaml", "--local", "--resume", cwd=tmp_path).code == 0
+    assert run.ending == "FINISHED" and (run.folder / "report.md").exists()
+    assert run.ledger.digest() == undisturbed.run.ledger.digest()

@@ -179,7 +179,7 @@ def pid_of(report: Report) -> int:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("cpus", [1, 2])
+@pytest.mark.parametrize("cpus", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ray_equals_local(shared_ray: None, tmp_path: Path, undisturbed: Grid, cpus: int) -> None:
     """Trials of one CPU each run two at a time here; trials of two CPUs, one at a time."""
     grid = new_grid(small_recipe(tmp_path, resources={"cpus": cpus}))
@@ -188,12 +188,10 @@ def test_ray_equals_local(shared_ray: None, tmp_path: Path, undisturbed: Grid, c
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moment",
-    [
-        "first epoch",
-        *(pytest.param(m, marks=pytest.mark.slow) for m in ("last at the barrier", "last epoch")),
-    ],
+    ["first epoch", "last at the barrier", "last epoch"],
 )
 def test_a_killed_trial_goes_on(shared_ray: None, recipe: Recipe, undisturbed: Grid, moment: str) -> None:
     grid = new_grid(recipe)
@@ -265,6 +263,22 @@ def test_a_fault_of_storage_ends_a_search_on_ray(shared_ray: None, recipe: Recip
 
 @pytest.mark.ray
 @pytest.mark.slow
+def test_an_interruption_ends_the_processes_of_trials(
+    shared_ray: None, recipe: Recipe, undisturbed: Grid
+) -> None:
+    """In a process that goes on, another search finds the room that they had."""
+    grid = new_grid(recipe)
+    grid.reports.append(raise_after(KeyboardInterrupt, 4))
+    with pytest.raises(KeyboardInterrupt):
+        drive_tune(grid)
+    assert_nothing_left()
+    again = resumed_grid(recipe)
+    drive_tune(again)
+    assert again.run.ledger.digest() == undisturbed.run.ledger.digest()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_no_numbers_fail_under_asha_too(shared_ray: None, tmp_path: Path) -> None:
     training = {"epochs": 2, "batch_size": 32, "lr": 1e30}
     grid = new_grid(small_recipe(tmp_path, training=training, stopping={"kind": "asha", "eta": 2}))
@@ -274,6 +288,7 @@ def test_no_numbers_fail_under_asha_too(shared_ray: None, tmp_path: Path) -> Non
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_asha_stops_by_timing_but_metrics_do_not_differ(shared_ray: None, tmp_path: Path) -> None:
     full = new_grid(small_recipe(tmp_path / "full", stopping={"kind": "none"}))
     drive_local(full)
@@ -312,8 +327,8 @@ def test_asha_remembers_who_ended_before_a_resume(tmp_path: Path, ended: int) ->
 
 @pytest.mark.ray
 def test_more_than_the_cluster_has_is_refused_at_once(shared_ray: None) -> None:
+    from cluster.ray_cluster import check_room
     from cluster.recipe_base import Resources
-    from cluster.tune_driver import check_room
 
     with pytest.raises(UserError, match=r"resources\.gpus: 8.*at most 0"):
         check_room(Resources(gpus=8))
@@ -325,8 +340,8 @@ def test_more_than_the_cluster_has_is_refused_at_once(shared_ray: None) -> None:
 def test_room_is_looked_for_on_one_node(shared_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
+    from cluster.ray_cluster import check_room
     from cluster.recipe_base import Resources
-    from cluster.tune_driver import check_room
 
     nodes = [{"Alive": True, "Resources": held} for held in ({"CPU": 16.0}, {"CPU": 4.0, "GPU": 1.0})]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
@@ -336,8 +351,8 @@ def test_room_is_looked_for_on_one_node(shared_ray: None, monkeypatch: pytest.Mo
 
 
 def test_workers_size_a_whole_number_of_cpus() -> None:
+    from cluster.ray_cluster import local_cpus
     from cluster.recipe_base import Resources
-    from cluster.tune_driver import local_cpus
 
     assert local_cpus(Resources(cpus=0.5, workers=4)) == 2
     assert local_cpus(Resources()) is None

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from cluster.recorder import Entrant, Recorder
 from networks.complexity import Complexity
 from networks.errors import UserError
 from tests.cluster.rows import METRIC, candidate, commit, report, row
+from tests.cluster.threads import at_once
 
 
 @pytest.fixture
@@ -53,23 +53,9 @@ def test_of_two_writers_the_second_is_refused_and_nothing_is_lost(ledger: Ledger
 
 def test_writers_at_the_same_moment_get_one_place_between_them(ledger: Ledger) -> None:
     ledger.folder.mkdir()
-    start, won, lost = threading.Barrier(8), [], []
-
-    def write(ask: int) -> None:
-        start.wait()
-        try:
-            ledger.append_at(0, [row(ask)])
-            won.append(ask)
-        except FileExistsError:
-            lost.append(ask)
-
-    threads = [threading.Thread(target=write, args=(ask,)) for ask in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(won) == 1 and len(lost) == 7
-    assert [one.candidate.ask_index for one in ledger.rows()] == won
+    lost = at_once(8, lambda ask: ledger.append_at(0, [row(ask)]))
+    assert len(lost) == 7 and all(isinstance(error, FileExistsError) for error in lost.values())
+    assert {one.candidate.ask_index for one in ledger.rows()} == set(range(8)) - set(lost)
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o027, 0o077], ids=oct)
@@ -100,7 +86,7 @@ def test_a_committed_segment_outlasts_a_power_cut(tmp_path: Path, monkeypatch: p
     ledger.append_at(0, [row(0)])
     place = said.index("link")
     assert said[place + 1 :] == [ledger.folder]
-    assert said[place - 1].name.endswith("00000000.json")
+    assert said[place - 1].name.startswith(".00000000.json.")
     assert {tmp_path, tmp_path / "run"} <= set(said[:place])
 
 
@@ -144,7 +130,7 @@ def test_a_segment_that_is_missing_is_named(ledger: Ledger) -> None:
 
 def test_what_a_dead_writer_left_does_not_count(ledger: Ledger) -> None:
     filled(ledger)
-    (ledger.folder / ".draft-abc").write_text("half a segm")
+    (ledger.folder / ".00000003.json.node-1-1.draft").write_text("half a segm")
     assert len(ledger.segments()) == 3
     commit(ledger, [row(4)])
     assert ledger.segments()[-1].name == "00000003.json"

@@ -17,10 +17,11 @@ from torch import Tensor
 from cluster import actors, replica_actor
 from cluster.actors import Died, answer, kill
 from cluster.members import check_alike
+from cluster.messages import About, Pulse
 from cluster.process_group import Lost, Seat
-from cluster.replica import About, Replica
+from cluster.replica import Replica
 from cluster.replica_actor import ReplicaActor
-from cluster.stalls import Clock, Pulse, Timed, Usual, hangs, stuck
+from cluster.stalls import Clock, Timed, Usual, hangs, stuck
 from networks.errors import UserError
 from tests.cluster.pools import JOB
 
@@ -228,6 +229,12 @@ def test_only_workers_of_ray_are_killed() -> None:
     kill(process.pid)  # there is none now
 
 
+def test_a_process_that_ends_by_itself_is_not_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1)", "ray::"]) as process:
+        kill(process.pid, grace=20)
+        assert process.wait(10) == 0
+
+
 def test_a_process_is_killed_where_ray_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*of: object) -> None:
         raise RuntimeError("Ray is gone")
@@ -236,7 +243,7 @@ def test_a_process_is_killed_where_ray_does_not_answer(monkeypatch: pytest.Monke
     monkeypatch.setattr(actors, "actors", gone)
     assert actors.end_process(object()) is None
     killed: list[int] = []
-    monkeypatch.setattr(actors, "kill", killed.append)
+    monkeypatch.setattr(actors, "kill", lambda pid, grace: killed.append(pid))
     monkeypatch.setattr(
         ray, "get_runtime_context", lambda: type("Here", (), {"get_node_id": lambda s: "n"})()
     )

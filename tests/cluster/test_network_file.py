@@ -1,14 +1,16 @@
 """A network on disk gives the same logits, and an altered one is refused."""
 
+import copy
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
-from cluster.network_file import load_network, save_network
-from networks.errors import UserError
-from networks.network import build_network
+from cluster.network_file import check_same, load_network, save_network
+from networks.errors import CannotGoOn, UserError
+from networks.network import Network, build_network
 from tests.cluster.choices import chain_space
 
 GENES = (1, 0, 2, 1, 1, 0, 2, 1)
@@ -74,3 +76,41 @@ def test_a_note_that_is_none(folder: Path, text: str) -> None:
     (folder / "network.json").write_text(text)
     with pytest.raises(UserError, match="a folder with a saved network"):
         load_network(folder)
+
+
+# Read again after it was written ---------------------------------------------------------------------------
+
+
+def altered(network: Network, by: float) -> Network:
+    """One that computes a little otherwise."""
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        other.head.classifier.weight.mul_(1 + by)
+    return other
+
+
+def test_what_is_read_computes_as_what_was_saved(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, about = load_network(folder)
+    check_same(network, altered(network, 1e-6), "here")
+    with pytest.raises(CannotGoOn, match="the network read from here computes otherwise, by "):
+        check_same(network, altered(network, 1e-2), "here")
+    monkeypatch.setattr("cluster.network_file.load_network", lambda folder: (altered(network, 1e-2), {}))
+    with pytest.raises(CannotGoOn, match="computes otherwise"):
+        save_network(folder, network, about)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_saving_leaves_the_network_as_it_was(folder: Path, training: bool) -> None:
+    network = build_network(chain_space().decode(GENES), 3).train(training)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    save_network(folder, network, {})
+    assert all(module.training == training for module in network.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_network_without_numbers_is_kept_as_it_is(folder: Path) -> None:
+    """A candidate that diverged late may be looked at too."""
+    network = altered(build_network(chain_space().decode(GENES), 3), math.nan)
+    save_network(folder, network, {})
+    assert torch.isnan(load_network(folder)[0].head.classifier.weight).all()

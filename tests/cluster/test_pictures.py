@@ -11,17 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from PIL import Image
 
+from cluster.architecture_picture import draw_architecture, trained_weights
 from cluster.checkpoints import CheckpointStore
 from cluster.layout import NODE_ROOM, lay_out
 from cluster.ledger import Row
-from cluster.pictures import (
-    draw_architecture,
-    draw_curves,
-    draw_damage,
-    draw_leaders,
-    save_figure,
-    trained_weights,
-)
+from cluster.pictures import draw_curves, draw_damage, draw_leaders, save_figure
 from networks.architecture import Architecture, Shape
 from networks.complexity import Complexity
 from networks.generators import BarabasiAlbert, ErdosRenyi, RandomGraph, WattsStrogatz

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from cluster.dispatch import CALL_S, Chunk, Dispatch
+from cluster.messages import Scored
 from cluster.pool import LocalPool
 from cluster.pool_testing import check_pool
 from cluster.process_group import padded, separated
-from cluster.replica import Scored
 from tests.cluster.pools import JOB, job_with
-from trainers.one_shot import Alone, shares
+from trainers.group import Alone, shares
 from trainers.training import Diverged
 
 
@@ -59,14 +59,14 @@ def results_of(chunk: Chunk, seconds: float = 0.01) -> list[Scored]:
     return [result(genes[0], seconds) for genes in chunk.candidates]
 
 
-def filled(number: int, replicas: int = 2, retries: int = 3) -> Dispatch:
-    dispatch = Dispatch(replicas, retries)
+def filled(number: int, retries: int = 3) -> Dispatch:
+    dispatch = Dispatch(retries)
     dispatch.submit([(i,) for i in range(number)])
     return dispatch
 
 
-def chunk_of(dispatch: Dispatch) -> Chunk:
-    chunk = dispatch.next_chunk()
+def chunk_of(dispatch: Dispatch, replicas: int = 2) -> Chunk:
+    chunk = dispatch.next_chunk(replicas)
     assert chunk is not None
     return chunk
 
@@ -74,7 +74,7 @@ def chunk_of(dispatch: Dispatch) -> Chunk:
 def test_results_leave_in_the_order_of_submission() -> None:
     dispatch = filled(3)
     first, second, third = (chunk_of(dispatch) for _ in range(3))
-    assert dispatch.next_chunk() is None
+    assert dispatch.next_chunk(2) is None
     dispatch.done(third, results_of(third))
     dispatch.done(first, results_of(first))
     assert dispatch.ready(1) and not dispatch.ready(2)
@@ -97,6 +97,11 @@ def test_chunks_are_sized_by_measured_seconds_and_by_what_is_left(seconds: float
     assert len(chunk_of(dispatch).numbers) == length
 
 
+def test_more_replicas_get_smaller_chunks_of_what_is_left() -> None:
+    dispatch = measured(40, retries=0)
+    assert [len(chunk_of(dispatch, replicas).numbers) for replicas in (2, 2, 16)] == [10, 8, 1]
+
+
 def test_what_nobody_began_keeps_its_place() -> None:
     dispatch = filled(2)
     first, second = chunk_of(dispatch), chunk_of(dispatch)
@@ -107,7 +112,7 @@ def test_what_nobody_began_keeps_its_place() -> None:
 
 def measured(number: int, retries: int) -> Dispatch:
     """One whose next chunk has several candidates."""
-    dispatch = filled(number + 1, 1, retries)
+    dispatch = filled(number + 1, retries)
     first = chunk_of(dispatch)
     dispatch.done(first, results_of(first))
     return dispatch
@@ -115,11 +120,11 @@ def measured(number: int, retries: int) -> Dispatch:
 
 def test_a_candidate_is_blamed_only_when_it_was_alone() -> None:
     dispatch = measured(8, retries=1)
-    chunk = chunk_of(dispatch)
+    chunk = chunk_of(dispatch, replicas=1)
     assert chunk.numbers == (1, 2, 3, 4)
     dispatch.died(chunk, "there")
     deadly = 2
-    while (one := dispatch.next_chunk()) is not None and one.numbers[0] <= 4:
+    while (one := dispatch.next_chunk(1)) is not None and one.numbers[0] <= 4:
         assert len(one.numbers) == 1, "what a process died of goes alone"
         if one.numbers[0] == deadly:
             dispatch.died(one, "there")
@@ -133,7 +138,7 @@ def test_a_candidate_is_blamed_only_when_it_was_alone() -> None:
 
 
 def test_without_retries_the_first_death_alone_is_the_last() -> None:
-    dispatch = filled(1, 1, retries=0)
+    dispatch = filled(1, retries=0)
     dispatch.died(chunk_of(dispatch), "there")
     assert not dispatch.outstanding
     assert dispatch.take(1)[0].reason == "its process died 1 times"

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 
@@ -94,16 +95,13 @@ def test_a_process_without_memory_is_a_death(
 ) -> None:
     fake.before = at(call, 1, lambda actor: actor.die(OutOfMemoryError("the memory monitor")))
     candidates = sample(local, 3)
-    pool = RayPool(JOB, 1)
-    try:
+    with closing(RayPool(JOB, 1)) as pool:
         pool.load_state(*local.state())
         pool.train(2)
         pool.state()
         pool.submit(candidates)
         found = essence(pool.collect(3))
         assert pool.digest() == digests[2]
-    finally:
-        pool.close()
     assert len(fake.actors) == 2 and set(fake.actors) == set(fake.killed)
     state = local.state()
     local.train(2)
@@ -131,14 +129,11 @@ def test_what_was_scored_before_a_death_is_read_and_the_next_is_charged(
 ) -> None:
     """It died while its state was awaited, with one candidate done, one begun and one waiting."""
     candidates = sample(local, 3)
-    pool = RayPool(JOB, 1, retries=0)
-    try:
+    with closing(RayPool(JOB, 1, retries=0)) as pool:
         fake.before = at("score", 2, FakeActor.die)
         pool.submit(candidates)
         pool.state()
         found = pool.collect(3)
-    finally:
-        pool.close()
     assert [result.reason for result in found] == ["", "its process died 1 times", ""]
 
 
@@ -230,15 +225,12 @@ def test_a_replica_that_hangs_in_training_is_replaced(
         monkeypatch.setattr(stalls, "UNKNOWN_S", 1.5)
     else:
         monkeypatch.setattr(stalls, "FLOORS", {"train": 60.0})
-    pool = RayPool(JOB, replicas)
-    try:
+    with closing(RayPool(JOB, replicas)) as pool:
         fake.before = at("train", 1, hang_at_step(step, impatient))
         pool.train(2)
         pool.train(2)
         assert pool.digest() == digests[4]
         assert pool._members.deaths == 1
-    finally:
-        pool.close()
 
 
 def test_a_replica_that_hangs_after_the_last_exchange_is_replaced(
@@ -246,16 +238,13 @@ def test_a_replica_that_hangs_after_the_last_exchange_is_replaced(
 ) -> None:
     """Nobody waits in an exchange then; but the other one is back from the call."""
     monkeypatch.setattr(stalls, "FLOORS", {"train": 60.0})
-    pool = RayPool(JOB, 2)
-    try:
+    with closing(RayPool(JOB, 2)) as pool:
         pool.train(2)
         trainer = fake.actors[0]._instance._replica.trainer
         trainer.apply = lambda *of: hang(impatient)
         pool.train(1)
         assert pool.digest() == digests[3]
         assert pool._members.deaths == 1
-    finally:
-        pool.close()
 
 
 def test_a_replica_that_hangs_over_a_candidate_is_replaced(
@@ -283,8 +272,7 @@ def test_replicas_that_are_slow_together_are_left_alone(
 ) -> None:
     """All are held up twice as long as one alone would be."""
     monkeypatch.setattr(stalls, "FLOORS", {"train": 20.0})
-    pool = RayPool(JOB, 2)
-    try:
+    with closing(RayPool(JOB, 2)) as pool:
         pool.train(1)
         for actor in fake.actors:
             trainer = actor._instance._replica.trainer
@@ -298,16 +286,13 @@ def test_replicas_that_are_slow_together_are_left_alone(
         pool.train(1)
         assert pool._members.deaths == 0
         assert pool.digest() == digests[2]
-    finally:
-        pool.close()
 
 
 def test_members_that_wait_for_each_other_in_vain_meet_again(
     fake: FakeRay, digests: list[str], impatient: threading.Event
 ) -> None:
     """Their exchange never ends, though all are there."""
-    pool = RayPool(JOB, 2)
-    try:
+    with closing(RayPool(JOB, 2)) as pool:
         pool.train(1)
         for actor in fake.actors:
             group = actor._instance._group
@@ -322,8 +307,6 @@ def test_members_that_wait_for_each_other_in_vain_meet_again(
         pool.train(1)
         assert pool._members.deaths == 0
         assert pool.digest() == digests[2]
-    finally:
-        pool.close()
 
 
 # The end ------------------------------------------------------------------------------------------

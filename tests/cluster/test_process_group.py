@@ -23,7 +23,7 @@ group = join(Seat(int(sys.argv[1]), 1, 2, "127.0.0.1", int(sys.argv[2])))
 print("here", flush=True)
 group.gather([torch.ones(2)], [1, 2], [0, 1])
 print("gathered", flush=True)
-group.gather([torch.ones(2)], [1, 2], [0, 1])
+time.sleep(60)  # whatever it sent now could arrive before it is stopped
 """
 
 
@@ -41,7 +41,7 @@ def start_peer(seat: Seat) -> "subprocess.Popen[str]":
 
 @pytest.fixture
 def group(meeting: Meeting, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[GlooGroup, int]]:
-    """One of two that have exchanged once, and the process of the other, which waits for the second time."""
+    """One of two that have exchanged once, and the process of the other, which stays away from then on."""
     monkeypatch.setattr(process_group, "CONNECT_S", 30.0)  # the other one imports torch first
     own, other = meeting.seats(2, "gloo")
     with start_peer(other) as peer:

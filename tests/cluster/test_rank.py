@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -13,14 +14,13 @@ from rich.console import Console
 import cluster.experiment
 from cluster.experiment import Place
 from cluster.ledger import Ledger
+from cluster.local_search import drive_local_search
 from cluster.rank import Standalone, drawn, rank_scores
 from cluster.replica import Replica
 from cluster.run import Run
 from cluster.search_plan import SearchPlan
 from cluster.search_recipe import Ranking
-from cluster.search_trial import drive_local_search
 from networks.errors import UserError
-from networks.spaces.space import Genes
 from tests.cluster.choices import NoWriter, chain_space, new_search, tiny_recipe, write_table
 
 SPACE = chain_space()
@@ -85,7 +85,7 @@ def test_against_a_table(finished: Run, table: Path, monkeypatch: pytest.MonkeyP
     assert json.loads((kept / "report.json").read_text()) == found
     assert len(list(Ledger(kept).rows())) == 8
 
-    def never(replica: Replica, genes: Genes) -> object:
+    def never(replica: Replica, *of: Any) -> object:
         raise AssertionError("it was scored before")
 
     monkeypatch.setattr(Replica, "_score", never)
@@ -96,12 +96,12 @@ def test_against_a_table(finished: Run, table: Path, monkeypatch: pytest.MonkeyP
 def test_an_interrupted_ranking_goes_on(finished: Run, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     score, scored = Replica._score, 0
 
-    def stop(replica: Replica, genes: Genes) -> object:
+    def stop(replica: Replica, *of: Any) -> object:
         nonlocal scored
         scored += 1
         if scored == 5:
             raise KeyboardInterrupt
-        return score(replica, genes)
+        return score(replica, *of)
 
     truth = against(table, "params", "accuracy_unrecalibrated")
     with monkeypatch.context() as patch:
@@ -115,6 +115,7 @@ def test_an_interrupted_ranking_goes_on(finished: Run, table: Path, monkeypatch:
     assert [one["candidates"] for one in found["scores"]] == [8, 8]
 
 
+@pytest.mark.slow
 def test_against_trainings(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     truth = Standalone(candidates=3, epochs=1, seeds=2)
     found = rank_scores(finished, ["params"], truth, HERE, quiet())

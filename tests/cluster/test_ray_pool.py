@@ -196,10 +196,10 @@ def other_environment(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None
     """Every actor but the first gets these variables."""
     usual, created = Members._options, []
 
-    def options(self: Members) -> dict[str, Any]:
+    def options(self: Members, elastic: bool) -> dict[str, Any]:
         created.append(1)
         later = {"runtime_env": {"env_vars": variables}} if len(created) > 1 else {}
-        return {**usual(self), **later}
+        return {**usual(self, elastic), **later}
 
     monkeypatch.setattr(Members, "_options", options)
 
@@ -262,6 +262,109 @@ def test_replicas_stand_in_the_placement_group_of_their_caller() -> None:
     assert groups == {group.id.hex()}
 
 
+# Coming and going ---------------------------------------------------------------------------------
+
+
+@ray.remote
+class Other:
+    """Holds CPUs for somebody else's work."""
+
+
+@pytest.mark.slow
+def test_spare_room_is_joined_when_it_is_there_and_changes_nothing(pair: RayPool, local: LocalPool) -> None:
+    """One replica that is promised, and one that comes when others go. The pair has half of the machine."""
+    state, candidates = local.state(), sample(local, 8)
+    local.train(8)
+    local.submit(candidates)
+    expected = local.digest(), essence(local.collect(8))
+    local.load_state(*state)
+    settle(pair, 2)
+    wait_until(lambda: ray.available_resources().get("CPU") == 2 * HALF, "earlier pools hold their share")
+    other = Other.options(num_cpus=2 * HALF - QUARTER).remote()
+    pool = RayPool(JOB, 1, cpus=QUARTER, elastic=1)
+    try:
+        pool.load_state(*state)
+        pool.train(2)
+        assert pool.crew == (1, 1, 0), "there was no room for more"
+        ray.kill(other)
+        settle(pool, 2)
+        pool.train(2)
+        _, came = pids_of(pool)
+        os.kill(came, signal.SIGKILL)  # as when its machine goes
+        pool.train(4)
+        assert pool.crew.deaths == 1
+        settle(pool, 2)
+        pool.submit(candidates)
+        assert (pool.digest(), essence(pool.collect(8))) == expected
+    finally:
+        pool.close()
+
+
+@pytest.mark.slow
+def test_the_promised_one_may_die_while_another_goes_on(local: LocalPool) -> None:
+    state = local.state()
+    local.train(6)
+    expected = local.digest()
+    local.load_state(*state)
+    pool = RayPool(JOB, 1, cpus=HALF, elastic=1)
+    try:
+        pool.load_state(*state)
+        settle(pool, 2)
+        pool.train(2)
+        promised, came = pids_of(pool)
+        os.kill(promised, signal.SIGKILL)
+        pool.train(4)
+        assert came in pids_of(pool)
+        assert pool.digest() == expected
+    finally:
+        pool.close()
+
+
+@pytest.mark.slow
+def test_spare_room_that_computes_otherwise_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, local: LocalPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    other_environment(monkeypatch, ATEN_CPU_CAPABILITY="default")
+    pool = RayPool(JOB, 1, cpus=HALF, elastic=1)
+    try:
+        wait_until(lambda: pool._members.admit(0.2) or not pool._members._starting, "it never came")
+        pool.train(1)
+        assert pool.crew == (1, 1, 0)
+    finally:
+        pool.close()
+    assert "going on without one" in caplog.text and "last bits" in caplog.text
+
+
+def test_more_that_come_and_go_than_paths_are_refused() -> None:
+    with pytest.raises(UserError, match=r"replicas \(6\).*lower resources.max_workers") as caught:
+        RayPool(job_with(paths_per_step=5), 2, cpus=HALF, elastic=4)
+    assert caught.value.field == "supernet.paths_per_step"
+
+
+@ray.remote(num_cpus=QUARTER)
+def search_beside_a_group() -> list[str]:
+    pool = RayPool(JOB, 1, cpus=QUARTER, elastic=1)
+    try:
+        settle(pool, 2)
+        calls = [member.actor.__ray_call__.remote(group_of) for member in pool._members.alive]
+        found: list[str] = ray.get(calls, timeout=30)
+        return found
+    finally:
+        pool.close()
+
+
+@pytest.mark.slow
+def test_spare_room_lies_outside_of_the_placement_group() -> None:
+    group = placement_group([{"CPU": QUARTER}] * 2)
+    ray.get(group.ready(), timeout=60)
+    try:
+        place = PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)
+        call = search_beside_a_group.options(scheduling_strategy=place).remote()
+        assert ray.get(call, timeout=200) == [group.id.hex(), ""]
+    finally:
+        remove_placement_group(group)
+
+
 # Giving back --------------------------------------------------------------------------------------
 
 
@@ -274,6 +377,16 @@ def test_nothing_is_left_of_closed_and_refused_pools(pair: RayPool) -> None:
     )
 
 
+def test_processes_of_a_closed_pool_end_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each worker that is killed by a signal Ray tells the user that it died unexpectedly."""
+    pool = RayPool(JOB, 2, cpus=QUARTER)
+    pids = pids_of(pool)
+    monkeypatch.setattr(os, "kill", lambda *of: pytest.fail(f"killed: {of}"))
+    monkeypatch.setattr(members, "GRACE_S", 20.0)
+    pool.close()
+    assert not any(runs(pid) for pid in pids)
+
+
 @pytest.mark.slow
 def test_closing_ends_processes_that_are_stopped() -> None:
     """At once: Ray's own kill asks them first, and they do not hear; nor does one that is still starting."""
@@ -282,7 +395,7 @@ def test_closing_ends_processes_that_are_stopped() -> None:
     try:
         os.kill(pids[0], signal.SIGSTOP)
         pool._members.bury(pool._members.alive[1])
-        (starting,) = pool._members._starting.values()
+        ((starting, _),) = pool._members._starting.values()
         wait_until(lambda: known(starting).get("Pid"), "the replacement has no process")
         pids.append(known(starting)["Pid"])
         os.kill(pids[-1], signal.SIGSTOP)

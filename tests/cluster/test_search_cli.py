@@ -9,14 +9,16 @@ import pytest
 
 import cluster.experiment
 from cluster.ledger import Ledger
+from cluster.local_search import drive_local_search
 from cluster.members import PoolLost
 from cluster.run import Run
-from cluster.search_trial import SearchConfig, SearchReport, drive_local_search
+from cluster.search_messages import SearchConfig, SearchReport
 from cluster.tune_driver import fault_of, fault_text
 from networks.errors import CannotGoOn
 from networks.spaces.space import Genes
 from tests.cluster.choices import NoWriter, chain_space, write_table, write_tiny
 from tests.cluster.commands import json_of, private_environment, run_weft, tree, weft
+from tests.cluster.test_shrinking import SHRINKING, SUPERNET
 
 SPACE = chain_space()
 
@@ -327,6 +329,17 @@ def test_describe_tells_the_share_that_constraints_allow(tmp_path: Path) -> None
     found = json.loads(weft("describe", "tiny.yaml", "--json", cwd=tmp_path).out)
     assert found["feasible_share"] == pytest.approx(0.25, abs=0.06)
     assert "as many random ones" not in weft("describe", "tiny.yaml", cwd=tmp_path).out
+
+
+def test_describe_counts_the_steps_of_a_space_that_shrinks(tmp_path: Path) -> None:
+    shrinking = {**SHRINKING, "supernets": 2}
+    write_tiny(tmp_path, supernet=SUPERNET, shrinking=shrinking)
+    found = json.loads(weft("describe", "tiny.yaml", "--json", cwd=tmp_path).out)
+    # 24 operators, three a rung: three rungs leave 2 ** 8 at most and, dropped unevenly, 100 and fewer.
+    assert found["rungs"] in (3, 4) and found["supernets"] == 2
+    assert found["supernet_steps"] == 2 * (4 + (found["rungs"] - 1) * 2 + 3)
+    said = weft("describe", "tiny.yaml", cwd=tmp_path).out
+    assert f"some {found['rungs']} rungs, at which the space loses operators, in 2 supernets" in said
 
 
 def test_describe_draws_no_graphs_of_choices(folder: Path) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.ledger import Ledger, Row
+from cluster.ledger import Ledger, Row, read_segment
+from cluster.messages import Scored
 from cluster.recorder import Recorder
-from cluster.replica import Scored
 from cluster.search_loop import Phase, SearchLoop, evaluation_of, value_of
 from networks.complexity import Complexity
 from networks.errors import UserError
@@ -52,10 +52,10 @@ class Asker:
         return self.asked >= self.budget
 
     def state_dict(self) -> dict[str, object]:
-        raise NotImplementedError
+        raise AssertionError("the loop saves no searcher")
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        raise NotImplementedError
+        raise AssertionError("the loop saves no searcher")
 
 
 def digits(number: int) -> Genes:
@@ -383,3 +383,100 @@ def test_a_replay_refuses_rows_beyond_the_end(rows: list[Row]) -> None:
     more = Candidate.of("test/0", SPACE.digest, (0,) * 8, 12, "random")
     with pytest.raises(UserError, match="it asks for nothing more, where genes"):
         replayed([*rows, rows[0].model_copy(update={"candidate": more})])
+
+
+# Extended searches ----------------------------------------------------------------------------------------
+
+
+class Extension:
+    """A search of 7 and a baseline of as many, to be extended; in rounds that do not fit the budgets."""
+
+    def __init__(self, size: int, depth: int, generation: int | None = None, baseline: bool = True) -> None:
+        self.size, self.depth, self.generation, self.baseline = size, depth, generation, baseline
+
+    def phases(self, *budgets: int) -> list[Phase]:
+        """Of the search with the last budget, that was extended from the ones before."""
+        searchers = {"search": Asker(budgets[-1], self.generation or budgets[-1])}
+        if self.baseline:
+            searchers["random"] = Asker(budgets[-1])
+        ends: list[int | None] = [*budgets[:-1], None]
+        return [Phase(name, one, end) for end in ends for name, one in searchers.items()]
+
+    def search(self, ledger: Ledger, *budgets: int) -> list[Row]:
+        """To the end, from where the ledger stands; all rows."""
+        recorder = Recorder(ledger)
+        loop = loop_of(self.phases(*budgets), recorder.write, self.size, self.depth)
+        loop.replay(recorder.replay())
+        pool = Scores()
+        run(loop, pool)
+        assert pool.most <= self.size * self.depth
+        return list(ledger.rows())
+
+
+def told_of(rows: Sequence[Row], phase: str) -> list[tuple[Genes, dict[str, float]]]:
+    return [(row.candidate.genes, row.metrics) for row in rows if row.candidate.phase == phase]
+
+
+@pytest.mark.parametrize("generation", [None, 4])
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 20])
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_an_extended_search_is_the_one_with_the_larger_budget(
+    tmp_path: Path, size: int, depth: int, generation: int | None
+) -> None:
+    one = Extension(size, depth, generation, baseline=False)
+    ledger = Ledger(tmp_path / "extended")
+    for budgets in ((7,), (7, 13), (7, 13, 18)):
+        kept = [path.read_bytes() for path in ledger.segments()]
+        one.search(ledger, *budgets)
+        assert [path.read_bytes() for path in ledger.segments()[: len(kept)]] == kept
+    whole = Ledger(tmp_path / "whole")
+    assert len(one.search(whole, 18)) == 18
+    assert ledger.digest() == whole.digest()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("depth", [1, 4])
+def test_phases_go_on_after_the_baseline(tmp_path: Path, size: int, depth: int) -> None:
+    one = Extension(size, depth)
+    ledger = Ledger(tmp_path / "extended")
+    for budgets in ((7,), (7, 13), (7, 13, 18)):
+        rows = one.search(ledger, *budgets)
+    whole = one.search(Ledger(tmp_path / "whole"), 18)
+    names = [row.candidate.phase for row in rows]
+    assert names == [name for count in (7, 6, 5) for name in ("search", "random") for _ in range(count)]
+    assert [row.candidate.ask_index for row in rows] == list(range(36))
+    for phase in ("search", "random"):
+        assert told_of(rows, phase) == told_of(whole, phase)
+    assert one.search(Ledger(tmp_path / "again"), 7, 13, 18) == [
+        row.model_copy(update={"time": other.time})
+        for row, other in zip(rows, Ledger(tmp_path / "again").rows(), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("size", [2, 5])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_an_extended_search_goes_on_from_any_segment(tmp_path: Path, size: int, depth: int) -> None:
+    one = Extension(size, depth)
+    whole = Ledger(tmp_path / "whole")
+    one.search(whole, 7, 13)
+    segments = [read_segment(path) for path in whole.segments()]
+    for kept in range(len(segments)):
+        cut = Ledger(tmp_path / f"cut-{kept}")
+        for number, rows in enumerate(segments[:kept]):
+            cut.append_at(number, rows)
+        one.search(cut, 7, 13)
+        assert cut.digest() == whole.digest()
+        assert len(cut.segments()) == len(segments)
+
+
+def test_a_searcher_whose_asks_depend_on_its_budget_is_noticed(tmp_path: Path) -> None:
+    class Scheduled(Asker):
+        def ask(self, n: int) -> list[Genes]:
+            return [digits(1000 * self.budget + sum(genes)) for genes in super().ask(n)]
+
+    recorder = Recorder(Ledger(tmp_path))
+    run(loop_of([Phase("search", Scheduled(7))], recorder.write), Scores())
+    longer = Scheduled(13)
+    loop = loop_of([Phase("search", longer, 7), Phase("search", longer)], recorder.write)
+    with pytest.raises(UserError, match="At ask 0 it asks for genes"):
+        loop.replay(recorder.replay())

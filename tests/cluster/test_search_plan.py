@@ -319,46 +319,39 @@ def test_a_warm_start_is_measured_only_where_latency_counts(tmp_path: Path, no_m
     assert len(plan.phases()) == 2 and len(plan.known) == len(SOME)
 
 
-def test_of_a_warm_start_only_what_counts_is_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measured = 0
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The latencies measured so far: 2 ms each."""
+    found: list[float] = []
 
-    def count(network: object, image: object, device: str) -> float:
-        nonlocal measured
-        measured += 1
-        return 2.0
+    def measure(network: object, image: object, device: str) -> float:
+        found.append(2.0)
+        return found[-1]
 
-    monkeypatch.setattr(cluster.search_plan, "latency_ms", count)
+    monkeypatch.setattr(cluster.search_plan, "latency_ms", measure)
+    return found
+
+
+def test_of_a_warm_start_only_what_counts_is_measured(tmp_path: Path, measured: list[float]) -> None:
     limit = sorted(SPACE.cost(genes).macs for genes in SOME)[len(SOME) // 3]
     light = {genes for genes in SOME if SPACE.cost(genes).macs <= limit}
     bounds = [{"cost": "macs", "at_most": limit}, {"cost": "latency_ms", "at_most": 3.0}]
     SearchPlan.of(tiny_recipe(tmp_path, constraints=bounds[1:], **warm(tmp_path))).known  # noqa: B018
-    assert measured == 0, "the searcher asks for what it needs"
+    assert not measured, "the searcher asks for what it needs"
     objectives = [{"metric": "accuracy"}, {"metric": "latency_ms", "maximise": False}]
     recipe = tiny_recipe(tmp_path, constraints=bounds[:1], objectives=objectives, **warm(tmp_path))
     for one in SearchPlan.of(recipe).known:
         assert ("latency_ms" in one.metrics) == (one.candidate.genes in light)
-    assert 0 < measured == len(light) < len(SOME)
+    assert 0 < len(measured) == len(light) < len(SOME)
 
 
-def test_only_what_meets_the_static_constraints_is_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measured = 0
-
-    def count(network: object, image: object, device: str) -> float:
-        nonlocal measured
-        measured += 1
-        return 2.0
-
-    monkeypatch.setattr(cluster.search_plan, "latency_ms", count)
+def test_only_what_meets_the_static_constraints_is_measured(tmp_path: Path, measured: list[float]) -> None:
     limit = sorted(SPACE.cost(genes).macs for genes in SOME)[len(SOME) // 3]
     constraints = [{"cost": "latency_ms", "at_most": 3.0}, {"cost": "macs", "at_most": limit}]
     feasible = SearchPlan.of(tiny_recipe(tmp_path, constraints=constraints)).feasible
     allowed = [genes for genes in SOME if feasible(genes)]
     assert allowed == [genes for genes in SOME if SPACE.cost(genes).macs <= limit]
-    assert 0 < measured == len(allowed) < len(SOME)
+    assert 0 < len(measured) == len(allowed) < len(SOME)
 
 
 def test_a_tables_latency_is_not_measured(tmp_path: Path, no_measuring: None) -> None:

@@ -14,6 +14,7 @@ import cluster.search_progress
 from cluster.ledger import Row
 from cluster.recipe import SearchRecipe
 from cluster.run import Run
+from cluster.search_messages import SearchReport
 from cluster.search_progress import SearchProgress
 from cluster.search_report import (
     against_random,
@@ -23,7 +24,6 @@ from cluster.search_report import (
     search_report,
     shown_report,
 )
-from cluster.search_trial import SearchReport
 from cluster.tables import search_tables
 from networks.complexity import Complexity
 from networks.spaces.space import Genes

@@ -6,20 +6,21 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
 import cluster.search_plan
-import cluster.search_trial
 from cluster.ledger import Ledger, Row
+from cluster.local_search import drive_local_search
 from cluster.network_file import load_network
 from cluster.pool import LocalPool
 from cluster.replica import Replica
 from cluster.run import Run
+from cluster.search_messages import SearchConfig, SearchReport
 from cluster.search_report import score_rankings, search_report
-from cluster.search_trial import SearchConfig, SearchReport, SearchTrial, drive_local_search
+from cluster.search_trial import SearchTrial
 from networks.architecture import Architecture, Shape
 from networks.counters import counter_random
 from networks.errors import UserError
@@ -27,6 +28,7 @@ from networks.network import Network
 from networks.spaces.space import Genes
 from tests.cluster.choices import chain_space, new_search, ready, reports, tiny_recipe, write_table
 from trainers.data import open_data
+from trainers.recalibration import recalibrated
 from trainers.scores.accuracy import validate
 from trainers.scores.registry import SCORES
 from trainers.scores.score import Bench
@@ -107,12 +109,12 @@ def test_an_interruption_inside_a_round_loses_nothing_but_the_round(
     scored = 0
     score = Replica._score
 
-    def stop(replica: Replica, genes: Genes) -> object:
+    def stop(replica: Replica, *of: Any) -> object:
         nonlocal scored
         scored += 1
         if scored == 8:
             raise KeyboardInterrupt
-        return score(replica, genes)
+        return score(replica, *of)
 
     with monkeypatch.context() as patch:
         patch.setattr(Replica, "_score", stop)
@@ -296,7 +298,7 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(trial._checkpoints, "save", full)
+    monkeypatch.setattr(trial._checkpoints._store, "save", full)
     with pytest.raises(UserError, match=r"a folder with room that can be written\. No space left") as caught:
         trial.step()
     assert caught.value.field == "storage"
@@ -556,7 +558,7 @@ def test_the_best_network_gives_the_logits_of_the_path(whole: Done) -> None:
     bench = trial.pool.replica.bench
     images = [bench.batch(number)[0] for number in range(4)]
     (x, _), *_ = bench.validation
-    with cluster.search_trial.recalibrated(supernet, images, genes) as forward:
+    with recalibrated(supernet, images, genes) as forward:
         expected = forward(x)
     with torch.no_grad():
         torch.testing.assert_close(network(x), expected, rtol=0, atol=1e-5)

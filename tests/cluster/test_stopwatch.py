@@ -28,12 +28,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_replicas_share_scoring_whichever_processes_they_were(clock: Clock) -> None:
     """Two replicas, one of which died twice: four processes answered, and two worked at any time."""
-    watch = Stopwatch(2, since=980.0)
+    watch = Stopwatch(since=980.0)
     watch.start()
     clock.now += 60
     watch.trained(57.0)
     clock.now += 20
-    watch.told([row(seconds=9.0, place=place) for place in ("a:1", "a:2", "a:3", "a:4")])
+    watch.told([row(seconds=9.0, place=place) for place in ("a:1", "a:2", "a:3", "a:4")], replicas=2)
     clock.now += 500  # the ranking does not count
     times = watch.times
     assert (times.began, times.startup, times.wall) == (1000.0, 20.0, 80.0)
@@ -46,5 +46,5 @@ def test_replicas_share_scoring_whichever_processes_they_were(clock: Clock) -> N
 
 
 def test_a_watch_that_was_never_started(clock: Clock) -> None:
-    times = Stopwatch(1, since=980.0).times
+    times = Stopwatch(since=980.0).times
     assert times.wall == times.overhead == times.startup == 0.0

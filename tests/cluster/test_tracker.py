@@ -1,7 +1,6 @@
 """The MLflow view of a search: whole, once, and no burden on the search."""
 
 import csv
-import json
 import math
 import os
 import shutil
@@ -22,19 +21,33 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 import cluster.writer
-from cluster.ledger import Ledger, Row
-from cluster.mlflow_view import flatten, without_secrets
+from cluster.ledger import Ledger
+from cluster.mlflow_view import flatten
 from cluster.run import Run
+from cluster.secrets import clean, redacted, without_secrets
+from cluster.shrinking import RUNGS, OperatorScore, Rung, Rungs
 from cluster.standing import Standing
-from cluster.tracker import Cursor, WriterProcess, check_tracking, clean, redacted
+from cluster.tracker import Cursor, WriterProcess, check_tracking
 from cluster.writer import Writer, only_writer
-from networks.complexity import Complexity
 from networks.errors import UserError
-from searchers.searcher import Candidate
+from networks.spaces.narrowed import Operator
 from tests.cluster.rows import commit as append
-
-CREATED = 1_790_000_000_000
-SECRET = "hunter2"
+from tests.cluster.threads import wait_for
+from tests.cluster.tracked import (
+    CREATED,
+    SECRET,
+    SEGMENTS,
+    artifacts,
+    client_of,
+    commit,
+    describe_run,
+    failed_row,
+    finish,
+    ident,
+    make_row,
+    parent_id,
+    read_back,
+)
 
 
 @pytest.fixture(scope="session")
@@ -46,119 +59,16 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def new_run(tmp_path: Path, migrated: Path) -> Iterator[Callable[..., Path]]:
+def new_run(tmp_path: Path, migrated: Path) -> Callable[..., Path]:
     """Makes run folders, each with a database of its own."""
 
     def make(name: str = "first", **more: object) -> Path:
         run = tmp_path / name
         run.mkdir()
         shutil.copy(migrated, run / "mlflow.db")
-        uri = f"sqlite:///{run / 'mlflow.db'}"
-        recipe = {
-            "name": "wiring",
-            "space": {"kind": "randwire", "nodes": 8, "generators": [{"generator": "ER", "p": [0.2]}]},
-            "data": {"source": f"https://reader:{SECRET}@images.example/set", "api_token": SECRET},
-            "tracking": {"uri": uri},
-        }
-        about = {
-            "run": name, "experiment": "wiring", "recipe": recipe, "recipe_digest": "d" * 64,
-            "space_digest": "5" * 64, "tracking_uri": uri, "created": CREATED,
-            "metric": "validation_accuracy", **more,
-        }  # fmt: skip
-        (run / "run.json").write_text(json.dumps(about))
-        return run
+        return describe_run(run, f"sqlite:///{run / 'mlflow.db'}", **more)
 
-    yield make
-
-
-def make_row(ask: int, rung: int, status: str, accuracy: float = math.nan, **changes: Any) -> Row:
-    """A row of candidate `ask`: rung 0 ends after epoch 1, rung 1 after epoch 3."""
-    first, last = ((1, 1), (2, 3))[rung]
-    setting = {"generator": "WS", "setting": "WS(4, 0.75)", "seed": ask, "k": 4, "p": 0.75}
-    curve = [
-        {"epoch": epoch, "train_loss": 2.0 / epoch, "validation_accuracy": accuracy - 0.1 * (last - epoch)}
-        for epoch in range(first, last + 1)
-    ]
-    values: dict[str, Any] = {
-        "candidate": Candidate.of("search", "space", (0, 1, ask), ask),
-        "names": setting, "architecture": f"{ask:064x}", "cost": Complexity(1000 + ask, 20_000, 300),
-        "rung": rung, "epoch": last, "status": status, "seconds": 2.0 * last, "place": "node-1",
-        "time": CREATED + 10_000 * rung + 100 * ask + 60_000, "curve": tuple(curve),
-        "metrics": {"validation_accuracy": accuracy, "validation_loss": 1 - accuracy},
-    }  # fmt: skip
-    return Row(**{**values, **changes})
-
-
-def failed_row(ask: int, rung: int) -> Row:
-    return make_row(ask, rung, "failed", reason="the loss is NaN", metrics={}, curve=())
-
-
-SEGMENTS = [
-    [make_row(0, 0, "promoted", 0.5), make_row(1, 0, "stopped", 0.3), failed_row(2, 0)],
-    [make_row(3, 0, "promoted", 0.6), make_row(4, 0, "promoted", 0.4)],
-    [make_row(0, 1, "ok", 0.7), failed_row(3, 1)],
-]
-# Candidate 4 stays at its first rung: the search goes on.
-
-
-def commit(run: Path, segments: list[list[Row]] = SEGMENTS) -> None:
-    for rows in segments:
-        append(Ledger(run / "ledger"), rows)
-
-
-def finish(run: Path, status: str = "FINISHED") -> None:
-    (run / "report.md").write_text(
-        "# First place: WS(4, 0.75) seed 0\n\n![best](pictures/best.png)\n" + 900 * "| a row |\n"
-    )
-    (run / "report.json").write_text("{}")
-    (run / "pictures").mkdir(exist_ok=True)
-    for name in ("best.png", "best.svg", "notes.txt"):
-        (run / "pictures" / name).write_text("a picture")
-    (run / "finished.json").write_text(json.dumps({"status": status}))
-    os.utime(run / "finished.json", ns=(0, (CREATED + 200_000) * 1_000_000))
-
-
-def client_of(run: Path) -> MlflowClient:
-    return MlflowClient(Run(run).tracking_uri)
-
-
-def read_back(run: Path) -> dict[str, dict[str, Any]]:
-    """Everything MLflow says, without its own ids: the parent under ``parent``, children by candidate id."""
-    client = client_of(run)
-    history = client.get_metric_history
-    experiment = client.get_experiment_by_name("wiring")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id], max_results=5000)
-    keys = [one.data.tags.get("weft.candidate_id", "parent") for one in runs]
-    assert len(set(keys)) == len(keys), "a run is there twice"
-    parents = {one.info.run_id for one, key in zip(runs, keys, strict=True) if key == "parent"}
-    assert {one.data.tags.get("mlflow.parentRunId") for one in runs} <= {None, *parents}
-    return {
-        key: {
-            "name": one.info.run_name, "status": one.info.status, "params": one.data.params,
-            "start": one.info.start_time, "end": one.info.end_time,
-            "tags": {tag: text for tag, text in one.data.tags.items() if tag != "mlflow.parentRunId"},
-            "metrics": {
-                name: sorted((m.step, m.timestamp, str(m.value)) for m in history(one.info.run_id, name))
-                for name in one.data.metrics
-            },
-        }
-        for one, key in zip(runs, keys, strict=True)
-    }  # fmt: skip
-
-
-def artifacts(run: Path, folder: str = "") -> set[str]:
-    client = client_of(run)
-    return {file.path for file in client.list_artifacts(parent_id(run), folder or None)}
-
-
-def parent_id(run: Path) -> str:
-    client = client_of(run)
-    experiment = client.get_experiment_by_name("wiring")
-    assert experiment is not None
-    found = client.search_runs([experiment.experiment_id], "tags.`weft.run` LIKE '%'")
-    assert len(found) == 1
-    return found[0].info.run_id
+    return make
 
 
 def artifact(run: Path, name: str) -> Path:
@@ -166,10 +76,6 @@ def artifact(run: Path, name: str) -> Path:
     return Path(
         mlflow.artifacts.download_artifacts(run_id=parent_id(run), artifact_path=name, tracking_uri=uri)
     )
-
-
-def ident(ask: int) -> str:
-    return make_row(ask, 0, "ok", 0.5).candidate.id
 
 
 class Unruly:
@@ -290,6 +196,42 @@ def test_artifacts_of_the_parent(new_run: Callable[..., Path]) -> None:
     assert list(frame["metrics.validation_accuracy"].round(3).dropna()) == [0.5, 0.3, 0.6, 0.4, 0.7]
 
 
+def rung(step: int, left: int, time: int, *, dropped: int = 0) -> Rung:
+    """Of a space of two choices, of which the second has `left` options afterwards."""
+    scored = [
+        OperatorScore(operator=Operator(1, i), name=f"b {i}", scores=(0.5, None), dropped=i < dropped)
+        for i in range(left + dropped)
+    ]
+    kept = ((0,), tuple(range(dropped, left + dropped)))
+    return Rung(step=step, operators=tuple(scored), size=left, kept=kept, time=time)
+
+
+def test_each_rung_of_a_search_that_shrinks_is_a_step(new_run: Callable[..., Path]) -> None:
+    run = new_run(recipe={"name": "wiring", "shrinking": {"drop": 1}})
+    rungs = Rungs(run / RUNGS)
+    rungs.append_at(0, [rung(10, 100, CREATED + 1000, dropped=1)])
+    assert Writer(run).serve() == 1
+    seen = read_back(run)["parent"]["metrics"]
+    assert seen == {
+        "space_log10": [(0, CREATED + 1000, "2.0")], "operators_left": [(0, CREATED + 1000, "101.0")]
+    }  # fmt: skip
+    rungs.append_at(1, [rung(20, 10, CREATED + 2000)])
+    finish(run)
+    assert Writer(run).serve() == 0
+    seen = read_back(run)["parent"]["metrics"]
+    assert seen["space_log10"] == [(0, CREATED + 1000, "2.0"), (1, CREATED + 2000, "1.0")]
+    table = list(csv.DictReader(artifact(run, "shrinking.csv").open()))
+    assert len(table) == 101 + 10
+    assert table[0] == {
+        "rung": "0", "step": "10", "candidates_left": "100", "operator": "b 0",
+        "score_1": "0.5", "score_2": "", "dropped": "1",
+    }  # fmt: skip
+    before = read_back(run)
+    (run / "tracking" / "cursor.json").unlink()
+    assert Writer(run).serve() == 0
+    assert read_back(run) == before
+
+
 @pytest.mark.slow
 def test_a_moved_run_goes_on_in_its_own_database(new_run: Callable[..., Path]) -> None:
     run = new_run("before", tracking_uri=None)
@@ -396,7 +338,7 @@ def test_segments_are_written_as_they_come_and_a_resumed_search_goes_on(new_run:
     commit(run, SEGMENTS[1:])
     assert writer.step() == "idle"
     assert len(read_back(run)) == 6
-    assert Cursor.load(run).segments == 3
+    assert Cursor.load(Run(run)).segments == 3
     # The driver dies (its pid is not our parent's any more): the writer drains and says so.
     commit(run, [[make_row(5, 0, "promoted", 0.2)]])
     writer.driver = -1
@@ -422,6 +364,19 @@ def test_two_runs_of_one_candidate_become_one(new_run: Callable[..., Path]) -> N
     (run / "tracking" / "cursor.json").unlink()
     assert Writer(run).serve() == 1
     assert read_back(run) == before
+
+
+def test_mlflows_address_is_left_to_nobody(
+    new_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow keeps its own in the environment, where the next search of this process would find it."""
+    run = new_run()
+    finish(run)
+    for before in (None, "http://the.users.own"):
+        if before is not None:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", before)
+        assert cluster.writer.main([str(run)]) == 0
+        assert os.environ.get("MLFLOW_TRACKING_URI") == before
 
 
 def test_a_deleted_parent_is_written_again_in_full(new_run: Callable[..., Path]) -> None:
@@ -481,6 +436,19 @@ def test_frontier_writes_the_leaders_alone(
     assert len(read_back(run)["parent"]["metrics"]["best_validation_accuracy"]) == 7
 
 
+def test_frontier_with_several_objectives_holds_all_that_nothing_dominates(
+    new_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One leader, and the smallest: candidates have more params the later they were asked for."""
+    monkeypatch.setattr("cluster.standing.LEADERS", 1)
+    objectives = [{"metric": "validation_accuracy"}, {"metric": "params", "maximise": False}]
+    run = new_run(runs="frontier", recipe={"name": "wiring", "objectives": objectives})
+    commit(run, [[make_row(ask, 1, "ok", accuracy) for ask, accuracy in enumerate((0.4, 0.3, 0.6, 0.5))]])
+    finish(run)
+    assert Writer(run).serve() == 0
+    assert set(read_back(run)) == {"parent", ident(0), ident(2)}
+
+
 def test_an_altered_ledger_ends_the_writer(new_run: Callable[..., Path]) -> None:
     run = new_run()
     commit(run)
@@ -496,11 +464,11 @@ def test_one_writer_at_a_time(new_run: Callable[..., Path]) -> None:
     run = new_run()
     (run / "tracking").mkdir()
     waits = [True, True, False]
-    with only_writer(run, lambda: False) as first, only_writer(run, lambda: waits.pop(0)) as second:
-        assert (first, second) == (True, False)
+    with only_writer(Run(run), lambda: False) as first, only_writer(Run(run), lambda: waits.pop(0)) as second:
+        assert first is not None and second is None
     assert not waits
-    with only_writer(run, lambda: False) as third:
-        assert third
+    with only_writer(Run(run), lambda: False) as third:
+        assert third is not None
     stop = threading.Event()
     alone, driven, orphan = Writer(run, stop=stop), Writer(run, os.getppid(), stop=stop), Writer(run, -1)
     assert (alone.patient(), driven.patient(), orphan.patient()) == (True, True, False)
@@ -509,10 +477,14 @@ def test_one_writer_at_a_time(new_run: Callable[..., Path]) -> None:
     assert not driven.patient()
 
 
-def test_the_process_follows_a_search_to_its_end(new_run: Callable[..., Path]) -> None:
+@pytest.mark.slow
+def test_the_process_follows_a_search_to_its_end(
+    new_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.tracker.WRITER", ("-m", "cluster.writer"))
     run = new_run()
     commit(run, SEGMENTS[:1])
-    writer = WriterProcess(run)
+    writer = WriterProcess(Run(run))
     assert writer.outbox == 1
     writer.start()
     try:
@@ -524,6 +496,8 @@ def test_the_process_follows_a_search_to_its_end(new_run: Callable[..., Path]) -
         assert writer._process.pid == pid
         wait_for(lambda: writer.outbox == 0)
         assert os.getpriority(os.PRIO_PROCESS, pid) >= cluster.writer.NICENESS
+        group = Path(f"/proc/{pid}/autogroup")
+        assert not group.exists() or group.read_text().endswith(f"nice {cluster.writer.NICENESS}\n")
         writer._process.kill()  # the writer dies; the search does not notice, and drain starts another
         writer._process.wait()
         commit(run, SEGMENTS[1:])
@@ -545,15 +519,17 @@ def test_the_process_ends_after_its_driver_and_on_sigterm(new_run: Callable[...,
     commit(run)
     # A driver that dies at once and tells the writer's pid.
     driver = (
-        "import os, sys; from pathlib import Path; from cluster.tracker import WriterProcess\n"
-        "writer = WriterProcess(Path(sys.argv[1])); writer.start(); print(writer._process.pid, flush=True)\n"
+        "import os, sys; from pathlib import Path; from cluster.run import Run; "
+        "from cluster.tracker import WriterProcess\n"
+        "writer = WriterProcess(Run(Path(sys.argv[1]))); writer.start()\n"
+        "print(writer._process.pid, flush=True)\n"
         "os.kill(os.getpid(), 9)"
     )
     answer = subprocess.run(
         [sys.executable, "-c", driver, str(run)], capture_output=True, text=True, timeout=60
     )
     orphan = int(answer.stdout)
-    second = WriterProcess(run)
+    second = WriterProcess(Run(run))
     second.start()  # the resumed search's writer: waits for the orphan, or the orphan leaves it the work
     try:
         wait_for(lambda: not Path(f"/proc/{orphan}").exists() or is_zombie(orphan))
@@ -573,13 +549,6 @@ def stop(writer: WriterProcess) -> None:
         writer._process.wait(30)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.1)
-
-
 def is_zombie(pid: int) -> bool:
     try:
         return ") Z " in Path(f"/proc/{pid}/stat").read_text()
@@ -593,7 +562,7 @@ def test_drain_gives_up_at_once_on_an_altered_ledger(new_run: Callable[..., Path
     commit(run, SEGMENTS[:1])
     (run / "ledger" / "00000000.json").write_text("{")
     start = time.monotonic()
-    assert not WriterProcess(run).drain(60)
+    assert not WriterProcess(Run(run)).drain(60)
     assert time.monotonic() - start < 30
     assert "It is truncated" in (run / "tracking" / "writer.log").read_text()
 

@@ -15,7 +15,7 @@ pytest.importorskip("ray")
 from ray._private.state import actors
 
 from cluster.run import Run
-from cluster.search_trial import SearchConfig, SearchReport
+from cluster.search_messages import SearchConfig, SearchReport
 from cluster.tune_search import TuneSearchTrial, drive_tune_search, replicas
 from networks.errors import CannotGoOn, UserError
 from tests.cluster.choices import new_search, ready, reports, tiny_recipe
@@ -66,6 +66,7 @@ def test_it_goes_on_with_what_another_place_began(tmp_path: Path, local: tuple[s
     assert Run(config.folder).ledger.digest() == local[0]
 
 
+@pytest.mark.slow
 def test_a_reused_actor_leaves_no_trace(tmp_path: Path, local: tuple[str, str]) -> None:
     """As Tune does with reuse_actors: another search first, then `reset_config`."""
     other = tiny_recipe(
@@ -90,6 +91,7 @@ def test_a_reused_actor_leaves_no_trace(tmp_path: Path, local: tuple[str, str]) 
 # What goes wrong -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_mistake_of_the_user_is_raised_as_such(tmp_path: Path) -> None:
     supernet = {"steps": 4, "batch_size": 16, "paths_per_step": 2, "lr": 1e30}
     config = new_search(tiny_recipe(tmp_path, supernet=supernet, resources=resources(1)))

@@ -179,7 +179,7 @@ def test_refuses_a_stage_of_two_inputs() -> None:
         inputs=(0, 1),
         output=2,
     )
-    with refused("stages.0.graph.inputs", "one input"):
+    with refused("stages.0.rule", "edges_from_inputs, with two inputs"):
         one_stage(both, stage={"rule": "input"})
 
 
@@ -188,13 +188,22 @@ def test_refuses_a_stage_of_two_inputs() -> None:
     [
         ("sources", cell(Edge(source=0, target=1), Edge(source=1, target=2))),
         ("edges_from_inputs", cell(Edge(source=0, target=1), Edge(source=1, target=2), operation=SEP)),
-        ("edges_from_inputs", cell(Edge(source=0, target=1, operation="none"), Edge(source=1, target=2))),
+        (
+            "edges_from_inputs",
+            cell(Edge(source=0, target=1, operation="none"), Edge(source=1, target=2), aggregation="mean"),
+        ),
     ],
 )
 def test_refuses_a_rule_whose_first_operations_cannot_resize(rule: str, graph: Graph) -> None:
     with refused("stages.0.rule", rule, "resize"):
         one_stage(graph, stage={"rule": rule})
     assert one_stage(graph, stage={"rule": "input"}).complexity().params
+
+
+def test_where_nothing_flows_nothing_has_to_resize() -> None:
+    """A mean counts its zeros, which then have a size; a sum does not."""
+    graph = cell(Edge(source=0, target=1, operation="none"), Edge(source=1, target=2))
+    assert one_stage(graph, stage={"rule": "edges_from_inputs"}).stages[0].stride == 2
 
 
 def test_refuses_sources_that_also_read_other_nodes() -> None:

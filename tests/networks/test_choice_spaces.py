@@ -22,6 +22,9 @@ from networks.network import Network, build_network
 from networks.plan import edge_key
 from networks.spaces.chain import ShuffleNetSettings, ShuffleNetSpace, SmallChainSettings, SmallChainSpace
 from networks.spaces.choices import ChoiceSpace, Option
+from networks.spaces.darts import DartsSettings, DartsSpace
+from networks.spaces.mobilenet import IDENTITY, MobileNetSettings, MobileNetSpace
+from networks.spaces.narrowed import Operator, narrowed
 from networks.spaces.nasbench201 import (
     EDGES,
     PATHS,
@@ -42,8 +45,14 @@ CHAIN = SmallChainSpace(SmallChainSettings(channels=4, head_channels=16), IMAGE,
 SHUFFLE = ShuffleNetSpace(
     ShuffleNetSettings(channels=(8, 16, 32), repeats=(2, 2), head_channels=32), IMAGE, 10
 )
-SPACES: list[ChoiceSpace] = [CELLS, CHAIN, SHUFFLE]
-over_spaces = pytest.mark.parametrize("space", SPACES, ids=lambda space: space.kind)
+MOBILE = MobileNetSpace(
+    MobileNetSettings(channels=(8, 4, 8, 12), repeats=(3, 1), strides=(2, 1), head_channels=16),
+    IMAGE, 10,
+)  # fmt: skip
+DARTS = DartsSpace(DartsSettings(channels=4, cells=3, regime="cifar"), IMAGE, 10)
+INDEPENDENT: list[ChoiceSpace] = [CELLS, CHAIN, SHUFFLE, MOBILE]  # small, and each gene by itself
+over_spaces = pytest.mark.parametrize("space", [*INDEPENDENT, DARTS], ids=lambda space: space.kind)
+over_independent = pytest.mark.parametrize("space", INDEPENDENT, ids=lambda space: space.kind)
 
 
 def drawn(space: ChoiceSpace, count: int, seed: int = 0) -> list[Genes]:
@@ -329,19 +338,20 @@ def test_architectures_go_to_json_and_back(space: ChoiceSpace) -> None:
         assert again.complexity() == space.cost(genes)
 
 
-@over_spaces
+@over_independent
 def test_different_genes_are_different_architectures(space: ChoiceSpace) -> None:
     some = set(drawn(space, 60))
     assert len({space.decode(genes).digest for genes in some}) == len(some)
     assert space.decode((0,) * len(space.positions)) == space.template
 
 
-@over_spaces
+@over_independent
 def test_enumerates_every_candidate_once(space: ChoiceSpace) -> None:
     everything = list(space.enumerate())
     sizes = [len(options) for options in space.options]
     assert everything == list(product(*map(range, sizes)))
-    assert space.size == len(everything) == {"nasbench201": 5**6, "small_chain": 3**8}.get(space.kind, 4**4)
+    expected = {"nasbench201": 5**6, "small_chain": 3**8, "spos_shufflenet": 4**4, "mobilenet": 6**2 * 7**2}
+    assert space.size == len(everything) == expected[space.kind]
     assert all(space.legal(genes) for genes in everything)
     assert set(drawn(space, 50)) <= set(everything)
 
@@ -357,7 +367,7 @@ def test_names_are_the_chosen_words(space: ChoiceSpace) -> None:
         )
 
 
-@over_spaces
+@pytest.mark.parametrize("space", [CELLS, CHAIN, SHUFFLE], ids=lambda space: space.kind)
 def test_samples_are_uniform(space: ChoiceSpace) -> None:
     samples = drawn(space, 3000)
     assert samples == drawn(space, 3000) != drawn(space, 3000, seed=1)
@@ -366,7 +376,7 @@ def test_samples_are_uniform(space: ChoiceSpace) -> None:
         assert stats.chisquare(counts).pvalue > 1e-3
 
 
-@over_spaces
+@over_independent
 def test_mutation_draws_each_gene_again_with_the_probability(space: ChoiceSpace) -> None:
     """Its own value included: it stays with 1 - p + p / k, every other value comes with p / k."""
     parent, p, times, rng = drawn(space, 1, seed=3)[0], 0.3, 3000, random.Random(0)
@@ -382,7 +392,7 @@ def test_mutation_draws_each_gene_again_with_the_probability(space: ChoiceSpace)
     assert space.mutate(parent, rng, 0.0) == parent
 
 
-@over_spaces
+@over_independent
 def test_crossover_takes_each_gene_from_either_parent(space: ChoiceSpace) -> None:
     first, second = (0,) * len(space.positions), tuple(len(options) - 1 for options in space.options)
     rng = random.Random(0)
@@ -395,17 +405,17 @@ def test_crossover_takes_each_gene_from_either_parent(space: ChoiceSpace) -> Non
     assert len(set(children)) > len(first) + 1, "genes must be taken independently of each other"
 
 
-@over_spaces
+@over_independent
 def test_neighbours_differ_in_one_gene(space: ChoiceSpace) -> None:
     genes = drawn(space, 1)[0]
     neighbours = list(space.neighbours(genes))
-    assert len(neighbours) == {"nasbench201": 6 * 4, "small_chain": 8 * 2}.get(space.kind, 4 * 3)
+    assert len(neighbours) == sum(len(options) - 1 for options in space.options)
     assert len(set(neighbours)) == len(neighbours)
     assert all(space.legal(other) for other in neighbours)
     assert all(sum(map(int.__ne__, other, genes)) == 1 for other in neighbours)
 
 
-@over_spaces
+@over_independent
 def test_extremes_are_those_of_all_candidates(space: ChoiceSpace) -> None:
     costs = [space.cost(genes) for genes in space.enumerate()]
     for cost in ("params", "macs", "activations"):
@@ -413,7 +423,7 @@ def test_extremes_are_those_of_all_candidates(space: ChoiceSpace) -> None:
         assert space.extremes(cost) == (min(values), max(values))
 
 
-@over_spaces
+@over_independent
 def test_illegal_genes_are_refused(space: ChoiceSpace) -> None:
     length = len(space.positions)
     for wrong in ((0,) * (length - 1), (0,) * (length + 1), ()):
@@ -508,3 +518,54 @@ def test_impossible_chains_are_refused(changes: dict[str, tuple[int, ...]], fiel
 def test_settings_out_of_range_are_refused(settings: type[ShuffleNetSettings], values: object) -> None:
     with pytest.raises(ValidationError):
         settings.model_validate(values)
+
+
+# Inverted residuals ------------------------------------------------------------------------------
+
+
+def test_the_released_mobilenet_spaces() -> None:
+    """ABS's 21 layers, with identity in all but those that change a shape; FairNAS's 19 (angle spec)."""
+    image = Shape(3, 224, 224)
+    space = MobileNetSpace(MobileNetSettings(), image, 1000)
+    assert len(space.options) == 21 and space.size == 6**6 * 7**15
+    assert [i for i, some in enumerate(space.options) if len(some) == 6] == [0, 4, 8, 12, 16, 20]
+    shapes = [tuple(shape) for shape in space.template.stage_shapes()]
+    assert shapes[0] == (40, 112, 112) and shapes[-1] == (432, 7, 7) and len(shapes) == 23
+    fair = MobileNetSpace(
+        MobileNetSettings(
+            channels=(32, 16, 32, 40, 80, 96, 192, 320), repeats=(2, 4, 4, 4, 4, 1), head_channels=1280,
+            identity=False,
+        ),
+        image, 1000,
+    )  # fmt: skip
+    assert fair.size == 6**19 and fair.template.stage_shapes()[-1] == (320, 7, 7)
+
+
+def test_any_number_of_layers_is_left_out_as_often() -> None:
+    rng = random.Random(0)
+    space = MobileNetSpace(MobileNetSettings(), Shape(3, 32, 32), 10)
+    depths = [sum(gene == IDENTITY for gene in space.sample(rng)) for _ in range(3200)]
+    assert stats.chisquare([depths.count(number) for number in range(16)]).pvalue > 1e-3
+    part = narrowed(space, [Operator(1, option) for option in range(6)] + [Operator(2, IDENTITY)])
+    assert {genes[1] for genes in (part.sample(rng) for _ in range(50))} == {IDENTITY}
+    assert IDENTITY not in {genes[2] for genes in (part.sample(rng) for _ in range(200))}
+    other = [part.sample(rng)[3] for _ in range(2000)]
+    assert abs(other.count(IDENTITY) / 2000 - 0.5) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "words"),
+    [
+        ({"repeats": (4, 4)}, "repeats", "6 numbers"),
+        ({"strides": (2, 2, 3, 1, 2, 1)}, "strides.2", "1 or 2"),
+        ({"channels": (40, 24, 32, 0, 112, 128, 256, 432)}, "channels.3", "2 or more"),
+        (
+            {"channels": (40, 24, 24, 56, 9, 10, 11, 12), "strides": (1, 2, 2, 1, 2, 1)},
+            "strides.0",
+            "2 where",
+        ),
+    ],
+)
+def test_mobilenet_settings_that_cannot_be(given: dict[str, object], field: str, words: str) -> None:
+    with refused(field, words):
+        MobileNetSettings.model_validate(given)

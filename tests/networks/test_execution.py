@@ -45,7 +45,7 @@ def ready(stage: GraphStage, seed: int = 0, dtype: torch.dtype = torch.float64) 
 
 
 def batch(stage: GraphStage, n: int = 3, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(n, *stage.entry, generator=torch.Generator().manual_seed(7), dtype=dtype)
+    return torch.randn(n, *stage.entries[0], generator=torch.Generator().manual_seed(7), dtype=dtype)
 
 
 def fast(executor: str) -> Callable[[GraphStage, Tensor], Tensor]:
@@ -521,7 +521,7 @@ def test_every_operation_runs_everywhere_and_costs_what_it_says(name, place):
     stage = ready(one_operation(name, place))
     for training in (True, False):
         assert_agree(stage.train(training), fast("autograd"), fast("whole_stage"))
-    cost = total(list(stage_costs(stage.graph, stage.stage, stage.entry)))
+    cost = total(list(stage_costs(stage.graph, stage.stage, *stage.entries)))
     assert sum(parameter.numel() for parameter in stage.parameters()) == cost.params
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         stage(batch(stage, 2))

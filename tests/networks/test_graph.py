@@ -116,9 +116,9 @@ def test_refuses_a_graph_without_inputs() -> None:
         graph(inputs=[])
 
 
-def test_refuses_an_unused_second_input() -> None:
-    with refused("nodes", "[4]"):
-        graph(nodes=[*NODES, {"id": 4}], inputs=[0, 4])
+def test_a_second_input_may_be_read_by_nobody() -> None:
+    """As in a published reduction cell (R1 of the NAT spec, section 10)."""
+    assert graph(nodes=[*NODES, {"id": 4}], inputs=[0, 4]).inputs == (0, 4)
 
 
 def test_refuses_an_output_that_goes_on() -> None:
@@ -152,9 +152,26 @@ def test_refuses_a_weight_where_nothing_is_weighted(aggregation: str, weight: st
         )
 
 
-def test_refuses_an_aggregation_that_is_not_built() -> None:
-    with pytest.raises(ValidationError, match="'sum', 'weighted_sum' or 'mean'"):
-        graph(nodes=[*NODES[:3], {"id": 3, "aggregation": "concat"}])
+def test_refuses_an_aggregation_that_is_not_there() -> None:
+    with pytest.raises(ValidationError, match="'sum', 'weighted_sum', 'mean' or 'concat'"):
+        graph(nodes=[*NODES[:3], {"id": 3, "aggregation": "maximum"}])
+
+
+def test_refuses_to_join_inside_a_graph_or_for_an_operation() -> None:
+    edges = [
+        Edge(source=0, target=1),
+        Edge(source=0, target=2),
+        Edge(source=1, target=3),
+        Edge(source=2, target=3, slot=1),
+    ]
+    inner = [Node(id=0), Node(id=1, aggregation="concat"), Node(id=2), Node(id=3)]
+    with refused("node 1: aggregation", "the output, without an operation"):
+        Graph(nodes=inner, edges=edges, inputs=(0,), output=3)
+    computing = [Node(id=0), Node(id=1), Node(id=2), Node(id=3, aggregation="concat", operation=SEP)]
+    with refused("node 3: aggregation", "the output, without an operation"):
+        Graph(nodes=computing, edges=edges, inputs=(0,), output=3)
+    joined = [Node(id=0), Node(id=1), Node(id=2), Node(id=3, aggregation="concat")]
+    assert Graph(nodes=joined, edges=edges, inputs=(0,), output=3).widths == 2
 
 
 def test_refuses_an_input_with_an_operation() -> None:

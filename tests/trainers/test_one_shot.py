@@ -27,7 +27,9 @@ from networks.spaces.nasbench201 import NasBench201Settings, NasBench201Space
 from trainers import one_shot
 from trainers.data import Augment, Batch, DataSettings, Split
 from trainers.data.tensors import Part, Source, TensorData
-from trainers.one_shot import Alone, Group, MacBins, OneShotSettings, OneShotTrainer, shares
+from trainers.group import Alone, Group, PathWork, shares
+from trainers.one_shot import OneShotTrainer
+from trainers.one_shot_settings import MacBins, OneShotSettings
 from trainers.schedule import cosine_rate, linear_rate
 from trainers.training import Diverged
 
@@ -347,6 +349,16 @@ class Announced(TensorData):
         return super().train_batch(seed, step, batch_size)
 
 
+def test_work_counts_what_each_operation_writes() -> None:
+    """An edge of a cell: nothing, a sum, or a sum beside a convolution with its multiply-adds."""
+    work, zero = PathWork(CELLS), (0,) * 6
+    outputs = CELLS.cost((3, *zero[1:])).activations - CELLS.cost(zero).activations
+    macs = CELLS.cost((3, *zero[1:])).macs - CELLS.cost(zero).macs
+    more = [work((option, *zero[1:])) - work(zero) for option in range(5)]
+    assert more[0] == 0 and more[1] == more[4] == outputs
+    assert more[3] == 2 * outputs + macs // 200 > more[2] > more[1]
+
+
 @pytest.mark.parametrize("rank", [0, 1, 2])
 def test_members_announce_their_own_batches_alone(rank: int) -> None:
     """What is read ahead is used, whoever has which path: nothing is decoded twice or in vain."""
@@ -354,7 +366,7 @@ def test_members_announce_their_own_batches_alone(rank: int) -> None:
     one = trainer(data=data, steps=6, paths_per_step=7)
     for step in range(6):
         paths = one.paths(step)
-        owners = shares([CELLS.cost(genes).activations for genes in paths], 3)
+        owners = shares([PathWork(CELLS)(genes) for genes in paths], 3)
         one._read_ahead([path for path, owner in enumerate(owners) if owner == rank], Seat(rank, 3))
         for path, owner in enumerate(owners):
             if owner == rank:
@@ -470,6 +482,14 @@ def labels_of(one: OneShotTrainer, epoch: int, seed: int = 0) -> dict[bytes, int
         for x, y in zip(*one.data.train_batch(seed, step, 50), strict=True):
             found[x.numpy().tobytes()] = int(y)
     return found
+
+
+def test_labels_may_be_written_as_yaml_reads_them() -> None:
+    """`labels: true` is a boolean there."""
+    assert OneShotSettings.model_validate({"labels": True}) == OneShotSettings(labels="true")
+    for other in (False, 1, "yes"):
+        with pytest.raises(ValidationError):
+            OneShotSettings.model_validate({"labels": other})
 
 
 def test_r1_random_labels() -> None:

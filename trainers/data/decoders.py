@@ -56,7 +56,13 @@ class Decoders:
         self._threads = ThreadPoolExecutor(workers, "decoder") if workers else None
         self._local = threading.local()
         self._processes: list[subprocess.Popen[bytes]] = []
-        self.close = weakref.finalize(self, _close, self._threads, self._processes)
+        self._end = weakref.finalize(self, _end, self._processes)
+
+    def close(self) -> None:
+        """Nothing more can be asked. Who forgets it loses nothing: the processes go with the object."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=True, cancel_futures=True)
+        self._end()
 
     def submit(self, images: Sequence[Image], fit: Fit) -> Future[Tensor]:
         """uint8 N x 3 x height x width to come. It raises `UserError` ("path") for an unreadable image."""
@@ -136,12 +142,13 @@ def _unreadable(images: Sequence[Image], number: int, reason: str) -> UserError:
     return UserError("path", images[number].name, "an image that Pillow can read", f"{reason}.")
 
 
-def _close(threads: ThreadPoolExecutor | None, processes: list[subprocess.Popen[bytes]]) -> None:
-    if threads is not None:
-        threads.shutdown(wait=True, cancel_futures=True)
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Also called by the garbage collector, amid whatever its thread was doing. So it takes no lock that this
+    thread may hold: not those of an executor, whose threads end by themselves when it is collected."""
     for process in processes:
+        process.kill()
+        process.wait()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):  # what a dead process did not read
+                with contextlib.suppress(OSError, RuntimeError):  # what it did not read; a read just going on
                     pipe.close()
-        process.wait()

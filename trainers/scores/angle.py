@@ -28,7 +28,7 @@ from networks.graph import Graph
 from networks.operations import find_operation
 from networks.plan import edge_key
 from networks.spaces.choices import ChoiceSpace, Site
-from networks.spaces.paths import Path, graph_paths
+from networks.spaces.paths import Path, graph_paths, last_paths
 from networks.spaces.space import Genes
 from networks.supernet import Supernet, SuperStage
 from trainers.scores.accuracy import supernet_of
@@ -38,6 +38,7 @@ from trainers.scores.score import Bench
 Floats = NDArray[np.float64]
 Pair = tuple[Tensor, Tensor]
 Parts = Literal["all", "searched"]
+Ends = Literal["all", "last"]
 POOLINGS = (nn.AvgPool2d, nn.MaxPool2d)
 
 
@@ -124,15 +125,20 @@ class AngleTable:
 @dataclass(frozen=True)
 class Angle:
     """The angle of the whole path, as released: name angle; or of its searched operations: angle_searched.
+    angle_last counts, in cells that join several nodes, the paths that end at the last of them (ABS; RLNAS
+    counts all, which is angle).
 
     A dead candidate gets 0 (spec R4), as does one whose weights have not turned, or that has none.
     """
 
     parts: Parts = "all"
+    ends: Ends = "all"
 
     @property
     def name(self) -> str:
-        return "angle" if self.parts == "all" else "angle_searched"
+        return {("all", "all"): "angle", ("all", "last"): "angle_last"}.get(
+            (self.parts, self.ends), "angle_searched"
+        )
 
     @property
     def needs_supernet(self) -> bool:
@@ -143,12 +149,21 @@ class Angle:
         return 0
 
     def supports(self, space: ChoiceSpace) -> bool:
-        return True
+        template = space.template
+        stages = range(len(template.stages))
+        return self.ends == "all" or any(template.graph(stage).widths > 1 for stage in stages)
 
     def __call__(self, bench: Bench, genes: Genes) -> float:
+        return self.many(bench, [genes])[0]
+
+    def many(self, bench: Bench, genes: Sequence[Genes]) -> list[float]:
         supernet = supernet_of(bench, self.name)
-        table = remembered(bench, self.name, None, lambda: AngleTable.of(supernet, bench.initial, self.parts))
-        return table.angle(genes)
+        paths = graph_paths if self.ends == "all" else last_paths
+        table = remembered(
+            bench, self.name, None, lambda: AngleTable.of(supernet, bench.initial, self.parts, paths)
+        )
+        found: list[float] = table.angles(genes).tolist()
+        return found
 
 
 class _Weights:

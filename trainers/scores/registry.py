@@ -11,6 +11,8 @@ from networks.spaces.chain import (
     SmallChainSpace,
 )
 from networks.spaces.choices import ChoiceSpace
+from networks.spaces.darts import DartsSettings, DartsSpace
+from networks.spaces.mobilenet import MobileNetSettings, MobileNetSpace
 from networks.spaces.nasbench201 import NasBench201Settings, NasBench201Space
 from networks.spaces.space import SearchSpace
 from trainers.scores.accuracy import Validation
@@ -31,6 +33,7 @@ SCORES: Mapping[str, Score] = {
         Validation("accuracy_unrecalibrated"),
         Angle("all"),
         Angle("searched"),
+        Angle("all", "last"),
         Naswot(),
         JacobCov(),
         GradNorm(),
@@ -73,4 +76,6 @@ def _one_of_each_kind() -> tuple[ChoiceSpace, ...]:
         NasBench201Space(NasBench201Settings(channels=2, cells=1), image, 2),
         ShuffleNetSpace(ShuffleNetSettings(channels=(2, 4), repeats=(1,), head_channels=2), image, 2),
         SmallChainSpace(SmallChainSettings(channels=2, head_channels=2), image, 2),
+        MobileNetSpace(MobileNetSettings(channels=(2, 2, 4), repeats=(2,), strides=(1,)), image, 2),
+        DartsSpace(DartsSettings(channels=4, cells=3, regime="cifar"), image, 2),
     )

@@ -1,10 +1,10 @@
 """What a score is: a function that ranks candidates of a space. Higher is always better."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -85,6 +85,15 @@ class Score(Protocol):
     def supports(self, space: ChoiceSpace) -> bool: ...
 
     def __call__(self, bench: Bench, genes: Genes) -> float: ...
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """A score that takes many candidates at once faster than one after the other."""
+
+    def many(self, bench: Bench, genes: Sequence[Genes]) -> list[float]:
+        """What calling the score with each of them gives, bit for bit."""
+        ...
 
 
 def check_batches(score: Score, data: Data, batch_size: int) -> None:

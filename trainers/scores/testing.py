@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.spaces.space import Genes
-from trainers.scores.score import WORST, Bench, Score
+from trainers.scores.score import WORST, Batched, Bench, Score
 
 
 def check_score(
@@ -35,6 +35,10 @@ def check_score(
     with torch.no_grad():
         reverse = [score(anew, one) for one in reversed(genes)]
     assert reverse == first[::-1], "a score depends on what was scored before it, or on gradient mode"
+    if isinstance(score, Batched):
+        for some in (genes, genes[:1], genes[::-1], [*genes, *dead_genes]):
+            expected = [score(bench, one) for one in some]
+            assert score.many(anew, some) == expected, "many at once score differently from one by one"
     assert torch.equal(torch.random.get_rng_state(), draws), "the global random state was used"
     after = _state(bench)
     assert before.keys() == after.keys(), "the supernet has other parameters or buffers than before"

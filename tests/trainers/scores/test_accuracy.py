@@ -10,7 +10,8 @@ from networks.errors import UserError
 from networks.spaces.nasbench201 import NasBench201Settings, NasBench201Space
 from networks.spaces.space import Genes
 from trainers.data import Data, DataSettings, open_data
-from trainers.one_shot import OneShotSettings, OneShotTrainer
+from trainers.one_shot import OneShotTrainer
+from trainers.one_shot_settings import OneShotSettings
 from trainers.recalibration import recalibrated
 from trainers.scores import accuracy as accuracy_module
 from trainers.scores import score

@@ -28,7 +28,8 @@ from tests.trainers.scores.angle_reference import (
     naive_angle,
 )
 from trainers.data import Data, DataSettings, open_data
-from trainers.one_shot import OneShotSettings, OneShotTrainer
+from trainers.one_shot import OneShotTrainer
+from trainers.one_shot_settings import OneShotSettings
 from trainers.recalibration import recalibrated
 from trainers.scores import angle as angle_module
 from trainers.scores.angle import Angle, AngleTable

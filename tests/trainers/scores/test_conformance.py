@@ -15,6 +15,8 @@ from networks.spaces.chain import (
     SmallChainSpace,
 )
 from networks.spaces.choices import ChoiceSpace
+from networks.spaces.darts import DartsSettings, DartsSpace
+from networks.spaces.mobilenet import MobileNetSettings, MobileNetSpace
 from networks.spaces.nasbench201 import NasBench201Settings, NasBench201Space
 from networks.spaces.randwire import RandWireSpace
 from networks.spaces.space import Genes
@@ -25,9 +27,9 @@ from trainers.scores.registry import SCORES, check_supported, find_score
 from trainers.scores.score import WORST, Bench
 from trainers.scores.testing import check_score
 
-KINDS = ("nasbench201", "small_chain", "spos_shufflenet")
+KINDS = ("nasbench201", "small_chain", "spos_shufflenet", "mobilenet", "darts")
 # Dead candidates have costs, and the angle 0 (spec R4).
-WITHOUT_WORST = ("params", "macs", "angle", "angle_searched")
+WITHOUT_WORST = ("params", "macs", "angle", "angle_searched", "angle_last")
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,11 @@ def space_of(kind: str, data: Data) -> ChoiceSpace:
         return NasBench201Space(NasBench201Settings(channels=4, cells=1), image, classes)
     if kind == "small_chain":
         return SmallChainSpace(SmallChainSettings(channels=4, head_channels=8), image, classes)
+    if kind == "mobilenet":
+        small = MobileNetSettings(channels=(8, 4, 8, 12), repeats=(2, 1), strides=(2, 1), head_channels=16)
+        return MobileNetSpace(small, image, classes)
+    if kind == "darts":
+        return DartsSpace(DartsSettings(channels=4, cells=3, regime="cifar"), image, classes)
     settings = ShuffleNetSettings(channels=(8, 16, 32), repeats=(2, 2), head_channels=16)
     return ShuffleNetSpace(settings, image, classes)
 
@@ -73,6 +80,8 @@ def live_and_dead(space: ChoiceSpace) -> tuple[list[Genes], list[Genes]]:
     if isinstance(space, NasBench201Space):
         # 0-1 alone leads nowhere: as dead as no edge at all.
         return [(3,) * 6, (2, 1, 4, 3, 0, 3)], [(0,) * 6, (3, 0, 0, 0, 0, 0)]
+    if not space.independent:
+        return [space.sample(random.Random(i)) for i in range(2)], []
     return [most, mixed], []
 
 

@@ -1,0 +1,128 @@
+"""The searches that are disturbed, and what they give when nothing disturbs them."""
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+import yaml
+
+from cluster.recipe import AnyRecipe, recipe_model
+from cluster.version import code_version
+from networks.architecture import digest_of
+from trainers.numerics import numerics
+
+SubjectName = Literal["search", "grid", "shrinking"]
+
+SEARCH: dict[str, Any] = {
+    "version": 1,
+    "name": "chaos-search",
+    "seed": 7,
+    "space": {"kind": "nasbench201", "channels": 4, "cells": 1},
+    "data": {"name": "digits"},
+    "supernet": {"steps": 400, "paths_per_step": 2, "batch_size": 32, "lr": 0.1},
+    "searcher": {"kind": "regularised_evolution", "budget": 300, "population": 25, "sample": 5},
+    "score": {"kind": "computed", "names": ["accuracy", "params"], "batch_size": 125},
+    "round": 25,
+    "in_flight": 50,
+    "baseline": False,
+    "resources": {"workers": 2},
+}
+# Two supernets vote at three rungs, and the first one is searched.
+SHRINKING: dict[str, Any] = {
+    **SEARCH,
+    "name": "chaos-shrinking",
+    "supernet": {**SEARCH["supernet"], "steps": 160, "final_lr": 0.02},
+    "shrinking": {
+        "supernets": 2,
+        "score": "angle_searched",
+        "drop": 5,
+        "until": 300,
+        "steps": 60,
+        "then": 40,
+    },
+    "searcher": {**SEARCH["searcher"], "budget": 200},
+    "resources": {"workers": 1},
+}
+GRID: dict[str, Any] = {
+    "version": 1,
+    "name": "chaos-grid",
+    "seed": 7,
+    "space": {
+        "kind": "randwire",
+        "regime": "cifar",
+        "nodes": 6,
+        "channels": 4,
+        "head_channels": 16,
+        "generators": [{"generator": "WS", "k": 2, "p": [0.25, 0.75]}, {"generator": "BA", "m": [1, 2]}],
+        "seeds": 2,
+    },
+    "data": {"name": "digits", "limit": 600},
+    "training": {"epochs": 8, "batch_size": 32},
+    "stopping": {"kind": "halving", "eta": 2, "grace": 2},
+}
+
+
+class Subject(NamedTuple):
+    """`raw`: its recipe, as it would be written, without where it is stored and tracked."""
+
+    name: SubjectName
+    raw: dict[str, Any]
+
+    @property
+    def recipe(self) -> AnyRecipe:
+        return recipe_model(self.raw).model_validate(self.raw)
+
+    @property
+    def key(self) -> str:
+        """By which its undisturbed run is known again: what is searched, with which code and numerics."""
+        torch.set_num_threads(1)
+        computing = numerics("cpu", channels_last=False)  # which of both, the recipe says
+        return digest_of([self.recipe.digest, code_version(), computing])[:16]
+
+    def write(self, folder: Path) -> Path:
+        path = folder / f"{self.raw['name']}.yaml"
+        path.write_text(yaml.safe_dump(self.raw, sort_keys=False))
+        return path
+
+
+def changed(raw: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """With some values of its sections replaced."""
+    sections = {key: {**raw[key], **value} for key, value in changes.items() if isinstance(value, dict)}
+    return {**raw, **changes, **sections}
+
+
+QUICK_SEARCH = changed(
+    SEARCH,
+    name="chaos-search-quick",
+    supernet={"steps": 80},
+    searcher={"budget": 90, "population": 15},
+    round=15,
+    in_flight=30,
+)
+QUICK_GRID = changed(
+    GRID,
+    name="chaos-grid-quick",
+    space={"generators": [{"generator": "WS", "k": 2, "p": [0.25, 0.75]}, {"generator": "BA", "m": 1}]},
+    data={"limit": 300},
+    training={"epochs": 4},
+    stopping={"grace": 1},
+)
+QUICK_SHRINKING = changed(
+    SHRINKING,
+    name="chaos-shrinking-quick",
+    supernet={"steps": 40},
+    shrinking={"steps": 20, "then": 0},
+    searcher={"budget": 60, "population": 15},
+    round=15,
+    in_flight=30,
+)
+SUBJECTS: dict[SubjectName, Subject] = {
+    "search": Subject("search", SEARCH),
+    "grid": Subject("grid", GRID),
+    "shrinking": Subject("shrinking", SHRINKING),
+}
+QUICK: dict[SubjectName, Subject] = {
+    "search": Subject("search", QUICK_SEARCH),
+    "grid": Subject("grid", QUICK_GRID),
+    "shrinking": Subject("shrinking", QUICK_SHRINKING),
+}
