@@ -21,6 +21,15 @@ def path_of(text: str) -> AnyPath:
     return S3Path.of(text) if text.startswith(f"{SCHEME}:") else Path(text).expanduser()
 
 
+def work_folder(run: AnyPath) -> Path:
+    """This machine's folder for a run: below WEFT_WORK, or ~/.cache/weft, for one that is kept in S3; its own
+    for any other."""
+    if isinstance(run, Path):
+        return run
+    base = os.environ.get("WEFT_WORK") or Path.home() / ".cache" / "weft"
+    return Path(base) / run.bucket / run.key
+
+
 def write_atomically(path: AnyPath, body: bytes) -> None:
     """Replaces what was there. Of several writers one wins."""
     if isinstance(path, S3Path):

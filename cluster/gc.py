@@ -72,7 +72,7 @@ def clear_run(run: Run, kept: Kept, *, dry_run: bool = False) -> Spared:
             found = list(spare_files(run, kept))  # as it is now that nobody changes it
             for file in found:
                 file.path.unlink(missing_ok=True)
-            remove_folder(run.folder / "scratch")
+            remove_folder(run.work / "scratch")
             for folder in {file.path.parent for file in found}:
                 if isinstance(folder, Path):
                     with suppress(OSError):  # there is something left in it
@@ -84,7 +84,7 @@ def spare_files(run: Run, kept: Kept) -> Iterator[File]:
     """Checkpoints, what Tune and killed processes have left, and this machine's copy of a run in S3. A note
     comes before its weights: a checkpoint without a note does not count."""
     yield from _checkpoints(run, kept)
-    yield from (File(*one) for one in files_below(run.folder / "scratch"))
+    yield from (File(*one) for one in files_below(run.work / "scratch"))
     if isinstance(run.folder, Path):
         yield from _drafts(run.folder)
     elif run.ending == "FINISHED":

@@ -75,7 +75,7 @@ class Grid:
         if self.deaths[ask] <= self.search.recipe.retries:
             return
         last = self.last.get(ask, Report(ask_index=ask, epoch=0))
-        reason = f"its process died {self.deaths[ask]} times{why}"
+        reason = f"its process died {self.deaths[ask]} times, the last time: {why}"
         changes = {"status": "failed", "reason": reason, "time": time.time_ns() // 1_000_000}
         self.barrier.fail(last.model_copy(update=changes))
 

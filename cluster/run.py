@@ -26,6 +26,7 @@ from cluster.files import (
     path_of,
     remove_folder,
     sync_folder,
+    work_folder,
     write_atomically,
     write_once,
 )
@@ -209,11 +210,8 @@ class Run:
 
     @property
     def work(self) -> Path:
-        """This machine's folder for the run: WEFT_WORK, or ~/.cache/weft, for one that is kept in S3."""
-        if isinstance(self.folder, Path):
-            return self.folder
-        base = os.environ.get("WEFT_WORK") or Path.home() / ".cache" / "weft"
-        return Path(base) / self.folder.bucket / self.folder.key
+        """This machine's folder for the run."""
+        return work_folder(self.folder)
 
     @property
     def ledger(self) -> Ledger:

@@ -12,7 +12,7 @@ from ray.tune.search import BasicVariantGenerator
 
 from cluster.search_messages import SearchConfig, SearchReport
 from cluster.shrinking import ShrinkBarrier, unnamed
-from cluster.tune_driver import fault_of
+from cluster.tune_adapter import cause_of, fault_of
 from networks.errors import CannotGoOn, UserError
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Listening(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         self.deaths += 1
-        log.warning("the search's process died")
+        log.warning("the search's process died: %s", cause_of(trial))
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its scheduler now and then; the ledger is what a search goes on from

@@ -15,7 +15,7 @@ from cluster.recipe import Recipe
 from cluster.recipe_base import PathField, Resources
 from networks.architecture import canonical_json
 from networks.counters import counter_seed
-from networks.errors import UserError
+from networks.errors import CannotGoOn, UserError
 from networks.network import build_network
 from searchers.searcher import Candidate
 from trainers.data import Data, open_data
@@ -101,7 +101,7 @@ class TrainingTrial:
         try:
             self._trainer = self._build(config)
             self._load()
-        except Exception as error:  # the candidate's own failure; see the class docstring
+        except Exception as error:  # told by the first step: a process that fails to start is tried again
             self._break(error)
 
     reset = setup
@@ -116,9 +116,10 @@ class TrainingTrial:
 
     def _break(self, error: Exception) -> None:
         """Give the candidate up. A traceback is logged for what nobody expects."""
-        expected = isinstance(error, ArithmeticError | MemoryError | torch.OutOfMemoryError | UserError)
+        errors = ArithmeticError | MemoryError | torch.OutOfMemoryError | UserError | CannotGoOn
+        expected = isinstance(error, errors)
         log.warning(
-            "candidate %d failed: %s",
+            "candidate %d cannot go on: %s" if around(error) else "candidate %d failed: %s",
             self.config.candidate.ask_index,
             reason_of(error),
             exc_info=None if expected else error,
@@ -142,6 +143,9 @@ class TrainingTrial:
 
     def step(self) -> Report:
         """Train one epoch, score it, save it. A finished candidate is reported again, unchanged."""
+        if around(self._broken):
+            assert self._broken is not None
+            raise self._broken
         if self._broken is not None:
             return self._failed(self._broken)
         if self._repeat or self.epoch >= self._epochs:
@@ -188,11 +192,6 @@ class TrainingTrial:
         self._seconds = checkpoint.values["seconds"]
         self._repeat = True
 
-    def seen(self, epoch: int) -> None:
-        """The driver holds the report of this epoch: do not repeat it."""
-        if epoch >= self.epoch:
-            self._repeat = False
-
     def _report(self, **changes: Any) -> Report:
         report = Report(
             ask_index=self.config.candidate.ask_index,
@@ -208,6 +207,11 @@ class TrainingTrial:
 
     def _failed(self, error: Exception) -> Report:
         return self._report(status="failed", reason=reason_of(error))
+
+
+def around(error: Exception | None) -> bool:
+    """Whether it is a fault around a candidate, not in it: a storage that fails."""
+    return isinstance(error, CannotGoOn) or (isinstance(error, UserError) and error.field == "storage")
 
 
 def place() -> str:

@@ -1,49 +1,28 @@
 """Grid search on Ray Tune: the adapter around a trial, and the schedulers that consult the barrier."""
 
-import json
 import logging
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Protocol
-
-# Read by Tune when it starts: no result files and no tables of its own, and Ctrl-C is ours to handle.
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-# A failed candidate has no metrics to report, which Tune would take for a mistake under ASHA.
-os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 
 from cluster.barrier import Barrier, NoBarrier
-from cluster.files import remove_folder
 from cluster.grid import Grid
 from cluster.logs import CANDIDATE, log_as_worker
 from cluster.ray_cluster import request
 from cluster.recipe import AshaStopping
 from cluster.trial import LESS_MEMORY, Report, TrainingTrial, TrialConfig
+from cluster.tune_adapter import Unsaved, cause_of, fault_of, fault_text, fit
 from networks.errors import CannotGoOn, UserError
 
 log = logging.getLogger(__name__)
-logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what goes wrong is told in our own words
-
-# By itself Tune saves a trial that has ended once more. Where that fails, as on a full disk, it takes the
-# trial for dead, and what the trial said at last is never heard.
-CHECKPOINTS = tune.CheckpointConfig(num_to_keep=1, checkpoint_at_end=False)
-POINTER = "epoch.json"
-PICKLE = "_dict_checkpoint.pkl"
 
 
-class TuneTrial(tune.Trainable):
-    """Runs a `TrainingTrial` for Tune.
-
-    The trial keeps its own checkpoints in the run's folder. What Tune saves and restores is only the epoch
-    whose report it holds, so nothing that Tune stores is ever unpickled.
-    """
+class TuneTrial(Unsaved):
+    """Runs a `TrainingTrial` for Tune."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self.trial = TrainingTrial()
@@ -61,20 +40,6 @@ class TuneTrial(tune.Trainable):
         except Exception as error:  # around the candidate, not in it: it ends the search (`Consulting.hear`)
             return {"fault": fault_text(error), "epoch": self.trial.epoch}
         return {"report": report.model_dump_json(), "epoch": report.epoch, **report.metrics}
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        Path(checkpoint_dir, POINTER).write_text(json.dumps({"epoch": self.trial.epoch}))
-
-    def restore(self, checkpoint_path: Any) -> None:
-        """Replaces Tune's own, which would unpickle a file that it finds in the folder."""
-        checkpoint = checkpoint_path.checkpoint
-        with checkpoint.as_directory() as folder:
-            if Path(folder, PICKLE).exists():
-                raise RuntimeError(f"{folder} holds {PICKLE}; weft writes none and reads none")
-            epoch = json.loads(Path(folder, POINTER).read_text())["epoch"]
-        self.trial.seen(epoch)
-        self._iteration = checkpoint_path.metrics.get("training_iteration", 0)
-        self._restored = True
 
 
 class Consulting:
@@ -108,7 +73,7 @@ class Consulting:
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         ask = ask_of(trial)
         candidate = self.grid.configs[ask].candidate.id
-        log.warning("candidate %d: its process died", ask, extra={CANDIDATE: candidate})
+        log.warning("candidate %d: its process died: %s", ask, cause_of(trial), extra={CANDIDATE: candidate})
 
     def look(self, tune_controller: Any) -> None:
         """Take notice of the trials as they stand: who runs, and whom Tune has given up."""
@@ -126,7 +91,7 @@ class Consulting:
                 self._counted |= {trial.trial_id}
                 # Tune counts failed calls. A death while starting fails several of them, but is one death.
                 times = trial.num_failures if trial.num_failures > retries else 1
-                self.grid.died(ask_of(trial), times, cause_of(trial))
+                self.grid.died(ask_of(trial), times, proposal(cause_of(trial)))
                 again |= self.barrier.verdict(ask_of(trial)) == "go"
         return again
 
@@ -211,28 +176,10 @@ def ask_of(trial: Trial) -> int:
     return ask
 
 
-def fault_text(error: Exception) -> str:
-    """An exception as JSON, for Tune's results hold plain values."""
-    if isinstance(error, UserError):
-        return json.dumps([error.field, str(error.value), error.allowed, error.fix])
-    text = " ".join(str(error).split())
-    if isinstance(error, CannotGoOn):
-        return json.dumps(text)
-    return json.dumps(f"{type(error).__name__}: {text}" if text else type(error).__name__)
-
-
-def fault_of(text: str) -> UserError | CannotGoOn:
-    parts = json.loads(text)
-    return CannotGoOn(parts) if isinstance(parts, str) else UserError(*parts)
-
-
-def cause_of(trial: Trial) -> str:
-    """What Tune noted when the trial's process died, shortened; with a proposal where memory ran out."""
-    path = Path(trial.error_file) if trial.error_file else None
-    note = " ".join(path.read_text().split()) if path is not None and path.exists() else ""
-    if "OutOfMemory" in note or "out of memory" in note.lower():
-        return f", the last time out of memory; {LESS_MEMORY}"
-    return ""
+def proposal(cause: str) -> str:
+    """For what can be done about it."""
+    memory = "OutOfMemory" in cause or "out of memory" in cause.lower()
+    return f"{cause}; {LESS_MEMORY}" if memory else cause
 
 
 def drive_tune(grid: Grid) -> None:
@@ -245,7 +192,7 @@ def drive_tune(grid: Grid) -> None:
 
 
 def _fit(grid: Grid) -> None:
-    recipe, scratch = grid.search.recipe, grid.run.folder / "scratch"
+    recipe = grid.search.recipe
     stopping = recipe.stopping
     scheduler: BarrierScheduler | AshaScheduler
     if isinstance(grid.barrier, Barrier):
@@ -256,50 +203,18 @@ def _fit(grid: Grid) -> None:
     candidates = [
         {"ask_index": ask, "trial": grid.configs[ask].model_dump_json()} for ask in grid.barrier.to_run
     ]
-    tuner = tune.Tuner(
+    fit(
         tune.with_resources(TuneTrial, request(recipe.resources)),
-        param_space={"candidate": tune.grid_search(candidates)},
+        scheduler,
+        grid.run.folder,
+        name=f"tune-{len(grid.run.ledger.segments()):08d}",
+        space={"candidate": tune.grid_search(candidates)},
+        retries=recipe.retries,
         # Concurrency follows from resources alone: with max_concurrent_trials a paused trial keeps its
         # slot, and a rung with more members than slots would wait for ever.
-        tune_config=tune.TuneConfig(
-            scheduler=scheduler,
-            reuse_actors=True,
-            trial_dirname_creator=lambda trial: f"{ask_of(trial):06d}",
-        ),
-        run_config=tune.RunConfig(
-            name=f"tune-{len(grid.run.ledger.segments()):08d}",
-            storage_path=str(scratch),
-            failure_config=tune.FailureConfig(max_failures=recipe.retries),
-            checkpoint_config=CHECKPOINTS,
-            verbose=0,
-        ),
+        reuse_actors=True,
+        trial_dirname_creator=lambda trial: f"{ask_of(trial):06d}",
     )
-    try:
-        fit(tuner, scheduler)
-    finally:
-        remove_folder(scratch)
     if scheduler.fault is not None:
         raise scheduler.fault
     scheduler.count_deaths()
-
-
-class Controlled(Protocol):
-    """A scheduler that knows which of Tune's controllers asks it, and what ended the experiment."""
-
-    controller: Any
-    fault: Exception | None
-
-
-def fit(tuner: tune.Tuner, scheduler: Controlled) -> None:
-    """Run the experiment. Tune ends the processes of its trials after every exception but an interruption;
-    there it is done here. They would go on with their work, and hold what they asked of Ray, while the driver
-    writes its report, and in a process that goes on for as long as that one lives."""
-    try:
-        tuner.fit()
-    except KeyboardInterrupt:
-        if scheduler.controller is not None:
-            scheduler.controller.cleanup()
-        raise
-    except Exception:  # a full disk, for one, fails Tune's own files too, of which it says less
-        if scheduler.fault is None:
-            raise

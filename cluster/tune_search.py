@@ -1,16 +1,13 @@
 """A search over choices on Ray Tune: one trial, whose replicas are actors in its placement group."""
 
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from cluster.files import remove_folder
 from cluster.local_search import barrier_of
 from cluster.logs import log_as_worker
 from cluster.members import Share, check_replicas, rooms
@@ -23,7 +20,7 @@ from cluster.search_recipe import SearchRecipe
 from cluster.search_schedulers import OPERATORS, SEARCH, Listening, ShrinkScheduler, Supernets
 from cluster.search_trial import SearchTrial
 from cluster.shrinking import named
-from cluster.tune_driver import CHECKPOINTS, PICKLE, POINTER, fault_text, fit
+from cluster.tune_adapter import Unsaved, fault_text, fit
 from networks.errors import CannotGoOn, UserError
 
 log = logging.getLogger(__name__)
@@ -32,9 +29,8 @@ REUSE_ACTORS = True  # a process that Tune pauses is kept, and with it the repli
 RESULT_EVERY_S = 2.0  # a result costs Tune tens of milliseconds; several rounds may share one
 
 
-class TuneSearchTrial(tune.Trainable):
-    """Runs a `SearchTrial` for Tune. What Tune saves and restores is a step count and nothing else: the
-    ledger and the trial's own checkpoints are in the run's folder."""
+class TuneSearchTrial(Unsaved):
+    """Runs a `SearchTrial` for Tune."""
 
     def setup(self, config: dict[str, Any]) -> None:
         search = SearchConfig.model_validate_json(config[SEARCH])
@@ -68,17 +64,6 @@ class TuneSearchTrial(tune.Trainable):
             return {"fault": fault_text(error), "done": True}
         said = {"report": report.model_dump_json(), "rung": report.rung, "done": report.done}
         return said if self.trial.vote is None else {**said, OPERATORS: named(self.trial.vote)}
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        Path(checkpoint_dir, POINTER).write_text(json.dumps({"iteration": self.iteration}))
-
-    def restore(self, checkpoint_path: Any) -> None:
-        """Replaces Tune's own, which would unpickle a file that it finds in the folder."""
-        with checkpoint_path.checkpoint.as_directory() as folder:
-            if Path(folder, PICKLE).exists():
-                raise RuntimeError(f"{folder} holds {PICKLE}; weft writes none and reads none")
-        self._iteration = checkpoint_path.metrics.get("training_iteration", 0)
-        self._restored = True
 
     def cleanup(self) -> None:
         self.trial.close()
@@ -171,27 +156,17 @@ def scheduled(
 
 
 def _fit(configs: Sequence[SearchConfig], scheduler: Listening) -> None:
-    recipe, scratch, replicas = configs[0].recipe, configs[0].folder / "scratch", configs[0].replicas
+    recipe, replicas = configs[0].recipe, configs[0].replicas
     assert replicas is not None
     asked = bundles(recipe, replicas)
-    tuner = tune.Tuner(
+    fit(
         tune.with_resources(TuneSearchTrial, tune.PlacementGroupFactory(asked)),
-        param_space={SEARCH: tune.grid_search([config.model_dump_json() for config in configs])},
-        tune_config=tune.TuneConfig(
-            scheduler=scheduler,
-            search_alg=Supernets(lambda: scheduler.over) if isinstance(scheduler, ShrinkScheduler) else None,
-            reuse_actors=REUSE_ACTORS,
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=str(scratch),
-            failure_config=tune.FailureConfig(max_failures=recipe.retries),
-            checkpoint_config=CHECKPOINTS,
-            verbose=0,
-        ),
+        scheduler,
+        configs[0].folder,
+        name="tune",
+        space={SEARCH: tune.grid_search([config.model_dump_json() for config in configs])},
+        retries=recipe.retries,
+        search_alg=Supernets(lambda: scheduler.over) if isinstance(scheduler, ShrinkScheduler) else None,
+        reuse_actors=REUSE_ACTORS,
+        trial_dirname_creator=lambda trial: trial.trial_id,
     )
-    try:
-        fit(tuner, scheduler)
-    finally:
-        remove_folder(scratch)

@@ -232,7 +232,7 @@ def test_a_candidate_whose_process_always_dies_fails_alone(shared_ray: None, tmp
     drive_tune(grid)
     failed = [row for row in grid.run.ledger.rows() if row.status == "failed"]
     assert [row.candidate.ask_index for row in failed] == [2]
-    assert "process died 2 times" in failed[0].reason
+    assert "process died 2 times, the last time: The actor died unexpectedly" in failed[0].reason
     assert failed[0].epoch >= 1 and failed[0].seconds > 0 and failed[0].time > 0
     assert deaths == 2
 

@@ -13,7 +13,7 @@ from cluster.local_search import drive_local_search
 from cluster.members import PoolLost
 from cluster.run import Run
 from cluster.search_messages import SearchConfig, SearchReport
-from cluster.tune_driver import fault_of, fault_text
+from cluster.tune_adapter import fault_of, fault_text
 from networks.errors import CannotGoOn
 from networks.spaces.space import Genes
 from tests.cluster.choices import NoWriter, chain_space, write_table, write_tiny

@@ -83,9 +83,8 @@ def test_it_drops_what_it_drops_in_one_process(
     assert rungs_of(config) == local.rungs and len(local.rungs) == 3
     assert (Run(config.folder).ledger.digest(), weights(config)) == (local.ledger, local.weights)
     assert heard[-1].stage == "done" and {report.supernet for report in heard} == {0, 1}
-    for rung in range(
-        3
-    ):  # each pauses with what is decided before, or with the rung's own decision if it is the last
+    for rung in range(3):
+        # Each pauses with what is decided before, or with the rung's own decision if it is the last.
         paused = [
             which for what, which, decided in Watched.said if what == "paused" and decided in (rung, rung + 1)
         ]
@@ -147,15 +146,13 @@ def test_a_driver_that_is_gone_is_replaced_by_another(
 @pytest.mark.timeout(120)
 def test_where_nothing_can_be_written_any_more_it_ends_and_says_so(tmp_path: Path) -> None:
     """Neither by the search nor by Tune, as on a full disk."""
-    long = {"searcher": {"kind": "random", "budget": 100}, "baseline": False, "round": 1}
-    config = two_supernets(tmp_path, **long)
+    config = two_supernets(tmp_path)
 
     def spoil(report: SearchReport) -> None:
-        if report.stage == "search" and not (config.folder / "moved").exists():
+        if not (config.folder / "moved").exists():
+            (config.folder / "scratch").rename(config.folder / "moved")
             for name in ("ledger", "scratch"):
-                (config.folder / name).rename(config.folder / f"{name} moved")
                 (config.folder / name).touch()
-            (config.folder / "moved").touch()
 
     with pytest.raises((CannotGoOn, UserError), match=r"^ledger: "):
         drive_tune_search(config, spoil)

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from cluster import trial as trial_module
+from cluster.checkpoints import CheckpointStore
 from cluster.preparation import Search
 from cluster.recipe import Recipe
 from cluster.trial import Report, TrainingTrial, TrialConfig, candidate_folder, reason_of
-from networks.errors import UserError
+from networks.errors import CannotGoOn, UserError
 from tests.cluster.rows import candidate
 from tests.cluster.searches import small_recipe
 from trainers.training import Diverged, Trainer
@@ -84,15 +85,6 @@ def test_a_new_process_repeats_the_last_report_and_goes_on_bit_for_bit(tmp_path:
         if epoch < 3:
             assert content(again.step()) == expected[epoch]
     assert_bit_equal(state(again), state(undisturbed))
-
-
-@pytest.mark.parametrize(("seen", "next_epoch"), [(0, 1), (1, 2), (2, 2)])
-def test_what_the_driver_has_seen_is_not_repeated(tmp_path: Path, seen: int, next_epoch: int) -> None:
-    config = configs(tmp_path)[0]
-    ready(config).step()
-    again = ready(config)
-    again.seen(seen)
-    assert again.step().epoch == next_epoch
 
 
 def test_a_death_before_the_checkpoint_costs_one_epoch(
@@ -340,3 +332,22 @@ def test_a_trials_configuration_goes_to_json_and_back(tmp_path: Path) -> None:
     again = TrialConfig.model_validate_json(config.model_dump_json())
     assert again == config and isinstance(again.recipe, Recipe)
     assert again.checkpoints.folder == tmp_path / "candidates" / f"000003-{candidate(3).id}"
+
+
+def test_a_storage_that_fails_while_it_is_read_leaves_the_candidate_to_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configs(tmp_path)[0]
+    ready(config).step()
+
+    def silent(store: CheckpointStore) -> None:
+        raise CannotGoOn("s3://bucket/key does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CheckpointStore, "newest", silent)
+        cut_off = ready(config)
+        for _ in range(2):
+            with pytest.raises(CannotGoOn, match="does not answer"):
+                cut_off.step()
+    cut_off.reset(config)
+    assert cut_off.step().epoch == 1
