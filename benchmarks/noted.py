@@ -1,6 +1,7 @@
 """Searches that take hours, over as many sittings and machines as they take: what each came to is a line of a
 file, and one that is there is not run again."""
 
+import argparse
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -19,6 +20,19 @@ from cluster.version import code_version
 from networks.architecture import digest_of
 
 Outcome = Callable[[Run], dict[str, Any]]  # a function of a module: it goes to other processes
+
+
+def parser_of(doc: str | None, files: str) -> argparse.ArgumentParser:
+    """For what all of these take; `files`: what --data holds."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", type=_absolute, required=True, help=f"folder of {files}")
+    parser.add_argument("--storage", type=_absolute, default=Path("runs").resolve(), help="of their runs")
+    parser.add_argument("--jobs", type=int, default=1, help="searches at once")
+    return parser
+
+
+def _absolute(text: str) -> Path:
+    return Path(text).resolve()
 
 
 def key_of(recipe: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 A small supernet on CIFAR-10 images loses one operator a rung, from 15,625 cells to at most 100, by the angle
 with and without the parts that every path has. What is left is judged by the table's accuracies on CIFAR-100,
 against droppings at random. Every search is a run in --storage and is gone on with when this is started
-again. The page is docs/shrinking.md, with the picture of one run.
+again; what it came to is a line of docs/shrinking.jsonl. The page is docs/shrinking.md.
 """
 
 import argparse
@@ -12,24 +12,18 @@ import os
 import random
 import shutil
 import statistics
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 os.environ |= {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 import numpy as np
-from rich.console import Console
 from scipy import stats
 
-from benchmarks.randwire import processor
-from cluster.experiment import Place, search
-from cluster.recipe import recipe_model
-from cluster.run import Run, runs_of
+from benchmarks.noted import outcomes, parser_of
+from cluster.run import Run
 from cluster.shrinking import RUNGS, Rungs
-from cluster.version import code_version
 from networks.architecture import Shape
 from networks.spaces.choices import ChoiceSpace, Kept
 from networks.spaces.narrowed import narrowed
@@ -71,27 +65,11 @@ def recipe_of(seed: int, score: str, options: argparse.Namespace) -> dict[str, A
     }  # fmt: skip
 
 
-def finished(recipe: dict[str, Any]) -> Run:
-    """The run of this recipe: the one that is there, gone on with where it was left, or a new one."""
-    made = recipe_model(recipe).model_validate(recipe)
-    same = [run for run in runs_of(made.name, made.storage) if run.recipe_digest == made.digest]
-    if same and same[-1].ending == "FINISHED":
-        return same[-1]
-    return search(made, Place(local=True), Console(quiet=True), resume=bool(same)).run
-
-
-def folder_of(recipe: dict[str, Any]) -> Path:
-    return Path(str(finished(recipe).folder))
-
-
-def all_finished(recipes: Iterable[dict[str, Any]], jobs: int) -> list[Run]:
-    """So many of them at once, each in a process of its own."""
-    runs = []
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        for folder in pool.map(folder_of, recipes):
-            print(folder, flush=True)
-            runs.append(Run(folder))
-    return runs
+def course(run: Run) -> list[Kept]:
+    """What was left after each rung. The picture of the first seed is put beside the page."""
+    if run.recipe.seed == SEEDS[0]:
+        shutil.copy(str(run.folder / "pictures" / "shrinking.png"), DOCS / f"{run.recipe.name}.png")
+    return [rung.kept for rung in Rungs(run.folder / RUNGS).read()]
 
 
 class Truth:
@@ -128,10 +106,9 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - reach, mean + reach
 
 
-def page(truth: Truth, runs: dict[tuple[str, int], Run]) -> list[str]:
+def page(truth: Truth, courses: dict[tuple[str, int], list[Kept]]) -> list[str]:
     tops, means = zip(*at_random(truth), strict=True)
     whole = truth.left(CELLS.kept)
-    courses = {which: [rung.kept for rung in Rungs(run.folder / RUNGS).read()] for which, run in runs.items()}
     lines = [
         "# What shrinking by the angle leaves of NAS-Bench-201", "",
         f"All 15,625 cells: best {whole[0]:.2f}, mean {whole[1]:.2f} (test accuracy on CIFAR-100, percent).",
@@ -165,26 +142,20 @@ def page(truth: Truth, runs: dict[tuple[str, int], Run]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder of cifar10_lossless_5593.npz, nasbench201.csv"
-    )
-    parser.add_argument("--storage", type=Path, default=Path("runs"))
-    parser.add_argument("--jobs", type=int, default=1, help="searches at once")
+    parser = parser_of(__doc__, "cifar10_lossless_5593.npz, nasbench201.csv")
     parser.add_argument("--steps", type=int, default=4000, help="before the first rung")
     parser.add_argument("--between", type=int, default=150, help="from one rung to the next")
     options = parser.parse_args()
-    options.data, options.storage = options.data.resolve(), options.storage.resolve()
     which = [(score, seed) for seed in SEEDS for score in SCORES]
-    runs = all_finished((recipe_of(seed, score, options) for score, seed in which), options.jobs)
-    found = dict(sorted(zip(which, runs, strict=True)))
-    lines = page(Truth(options.data / "nasbench201.csv"), found)
-    shutil.copy(str(found["angle", 0].folder / "pictures" / "shrinking.png"), DOCS / "shrinking.png")
+    recipes = [recipe_of(seed, score, options) for score, seed in which]
+    found = outcomes(recipes, course, DOCS / "shrinking.jsonl", options.jobs)
+    lines = page(Truth(options.data / "nasbench201.csv"), dict(sorted(zip(which, found, strict=True))))
     lines += [
-        "", "![the space of the first run, rung by rung](shrinking.png)", "",
-        f"`python -m benchmarks.shrinking --data FOLDER --jobs {options.jobs}` at {code_version()}: "
-        f"{options.steps} steps of two paths before the first rung, {options.between} between two,",
-        f"{SETTINGS.channels} channels, 5,093 images. {processor()}.", "",
+        "", "![the space of the first seed by the angle, rung by rung](shrinking-angle-0.png)", "",
+        f"`python -m benchmarks.shrinking --data FOLDER --jobs {options.jobs}`: {options.steps} steps of",
+        f"two paths before the first rung, {options.between} between two, {SETTINGS.channels} channels,",
+        "5,093 images.",
+        "Commits and hardware: shrinking.jsonl, a line for each search.", "",
     ]  # fmt: skip
     (DOCS / "shrinking.md").write_text("\n".join(lines))
     print("\n".join(lines))

@@ -2,20 +2,18 @@
 
 The small chain on CIFAR-10 images. What each search finds is trained alone, with three seeds, and judged by
 its accuracy on test images. Every search is a run in --storage and is gone on with when this is started
-again. The page is docs/shrinking_spos.md.
+again; what it came to is a line of docs/shrinking_spos.jsonl. The page is docs/shrinking_spos.md.
 """
 
 import argparse
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from benchmarks.randwire import processor
-from benchmarks.shrinking import DOCS, SEEDS, all_finished, finished, interval
+from benchmarks.noted import outcomes, parser_of
+from benchmarks.shrinking import DOCS, SEEDS, interval
 from cluster.report import rank
 from cluster.run import Run
-from cluster.version import code_version
 from networks.spaces.space import Genes
 
 SPACE = {"kind": "small_chain", "channels": 8}
@@ -64,43 +62,45 @@ def recipe_of(seed: int, shrinks: bool, options: argparse.Namespace) -> dict[str
     }  # fmt: skip
 
 
-def alone_recipe(genes: Sequence[Genes], options: argparse.Namespace) -> dict[str, Any]:
+def alone_recipe(genes: Genes, options: argparse.Namespace) -> dict[str, Any]:
+    """One network, from scratch, with each seed."""
+    name = f"chain-{'-'.join(map(str, genes))}"
     return {
-        **common("chain-alone", 0, options),
-        "space": {"kind": "listed", "space": SPACE, "genes": list(map(list, genes)), "seeds": list(TRAINED)},
+        **common(name, 0, options),
+        "space": {"kind": "listed", "space": SPACE, "genes": [list(genes)], "seeds": list(TRAINED)},
         "training": {"epochs": options.epochs, "batch_size": 64, "lr": 0.1},
         "stopping": {"kind": "none"},
     }
 
 
-def best_of(run: Run) -> Genes:
-    return rank(run.ledger.rows(), "accuracy")[0].candidate.genes
+def best_of(run: Run) -> list[int]:
+    return list(rank(run.ledger.rows(), "accuracy")[0].candidate.genes)
 
 
-def said(genes: Genes, accuracies: Sequence[float]) -> str:
-    mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
+def tested(run: Run) -> list[float]:
+    """Test accuracies of what was trained alone, in percent."""
+    return [100 * row.metrics["test_accuracy"] for row in run.ledger.rows() if row.status == "ok"]
+
+
+def said(genes: Genes, values: Sequence[float]) -> str:
+    mean, deviation = statistics.mean(values), statistics.stdev(values)
     return f"{' '.join(map(str, genes))} | {mean:.2f} ± {deviation:.2f}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of cifar10_jpeg_*.npz")
-    parser.add_argument("--storage", type=Path, default=Path("runs"))
-    parser.add_argument("--jobs", type=int, default=1, help="searches at once")
+    parser = parser_of(__doc__, "cifar10_jpeg_*.npz")
     parser.add_argument("--part", type=int, default=1000, help="an eighth of the supernet's steps")
     parser.add_argument("--score", default="angle_searched", help="what ranks operators")
     parser.add_argument("--epochs", type=int, default=12, help="of training alone")
     options = parser.parse_args()
-    options.data, options.storage = options.data.resolve(), options.storage.resolve()
+    file = DOCS / "shrinking_spos.jsonl"
     which = [(seed, shrinks) for seed in SEEDS for shrinks in (False, True)]
-    runs = all_finished((recipe_of(seed, shrinks, options) for seed, shrinks in which), options.jobs)
-    found = dict(zip(which, map(best_of, runs), strict=True))
+    recipes = [recipe_of(seed, shrinks, options) for seed, shrinks in which]
+    best = map(tuple, outcomes(recipes, best_of, file, options.jobs))
+    found: dict[tuple[int, bool], Genes] = dict(zip(which, best, strict=True))
     names = list(dict.fromkeys(found.values()))
-    tested: dict[Genes, list[float]] = {}
-    for row in finished(alone_recipe(names, options)).ledger.rows():
-        if row.status == "ok":
-            chosen = names[row.candidate.genes[0]]
-            tested.setdefault(chosen, []).append(100 * row.metrics["test_accuracy"])
+    trained = outcomes([alone_recipe(genes, options) for genes in names], tested, file, options.jobs)
+    accuracies = dict(zip(names, trained, strict=True))
     lines = [
         "# SPOS with and without shrinking, on the small chain", "",
         "| seed | whole: found | test accuracy | shrunk: found | test accuracy | difference |",
@@ -109,15 +109,16 @@ def main() -> None:
     gains = []
     for seed in SEEDS:
         whole, shrunk = found[seed, False], found[seed, True]
-        gains.append(statistics.mean(tested[shrunk]) - statistics.mean(tested[whole]))
-        pair = " | ".join(said(genes, tested[genes]) for genes in (whole, shrunk))
+        gains.append(statistics.mean(accuracies[shrunk]) - statistics.mean(accuracies[whole]))
+        pair = " | ".join(said(genes, accuracies[genes]) for genes in (whole, shrunk))
         lines.append(f"| {seed} | {pair} | {gains[-1]:+.2f} |")
     mean, low, high = interval(gains)
     lines += [
         "", f"Shrunk against whole: {mean:+.2f} points (95 % interval {low:+.2f} to {high:+.2f}, 5 seeds).",
         f"Test accuracy: mean and deviation of {len(TRAINED)} trainings of {options.epochs} epochs, percent.",
-        "", f"`python -m benchmarks.shrinking_spos --data FOLDER --jobs {options.jobs}` at {code_version()}:",
-        f"{8 * options.part} steps of two paths in all, operators by {options.score}; {processor()}.", "",
+        "", f"`python -m benchmarks.shrinking_spos --data FOLDER --jobs {options.jobs}`: {8 * options.part}",
+        f"steps of two paths in all, operators by {options.score}.",
+        "Commits and hardware: shrinking_spos.jsonl.", "",
     ]  # fmt: skip
     (DOCS / "shrinking_spos.md").write_text("\n".join(lines))
     print("\n".join(lines))
