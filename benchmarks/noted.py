@@ -1,11 +1,10 @@
-"""Searches that take hours, over as many sittings and machines as they take: what each came to is a line of a
-file, and one that is there is not run again."""
+"""Measurements that take hours, over as many sittings and machines as they take: what each came to is a line
+of a file, and one that is there is not made again."""
 
 import argparse
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,6 @@ from cluster.recipe import recipe_model
 from cluster.run import Run, runs_of
 from cluster.version import code_version
 from networks.architecture import digest_of
-
-Outcome = Callable[[Run], dict[str, Any]]  # a function of a module: it goes to other processes
 
 
 def parser_of(doc: str | None, files: str) -> argparse.ArgumentParser:
@@ -35,10 +32,19 @@ def _absolute(text: str) -> Path:
     return Path(text).resolve()
 
 
-def key_of(recipe: dict[str, Any]) -> str:
-    """What the recipe says, but for where things lie."""
-    data = {name: value for name, value in recipe["data"].items() if not name.endswith("path")}
-    return digest_of({**{name: value for name, value in recipe.items() if name != "storage"}, "data": data})
+def key_of(asked: dict[str, Any]) -> str:
+    """What is asked, a recipe for one, but for where things lie."""
+    return digest_of(_without_places(asked))
+
+
+def _without_places(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: _without_places(one)
+        for name, one in value.items()
+        if name != "storage" and not name.endswith("path")
+    }
 
 
 def finished(recipe: dict[str, Any]) -> Run:
@@ -50,29 +56,28 @@ def finished(recipe: dict[str, Any]) -> Run:
     return search(made, Place(local=True), Console(quiet=True), resume=bool(same)).run
 
 
-def come_to(outcome: Outcome, recipe: dict[str, Any]) -> dict[str, Any]:
+def of_runs(outcome: Callable[[Run], Any], recipe: dict[str, Any]) -> Any:
+    """For `outcomes`, with recipes: what their finished runs came to."""
     return outcome(finished(recipe))
 
 
 def outcomes(
-    recipes: Sequence[dict[str, Any]], outcome: Outcome, file: Path, jobs: int
-) -> list[dict[str, Any]]:
-    """What each search came to, in the order of the recipes; so many run at once, each in a process."""
+    asked: Sequence[dict[str, Any]], act: Callable[[dict[str, Any]], Any], file: Path, jobs: int
+) -> list[Any]:
+    """What each came to, in order: `act`, which goes to other processes, gives values that JSON has. So many
+    run at once."""
     known = {}
     if file.exists():
         for line in map(json.loads, file.read_text().splitlines()):
             known[line["key"]] = line["outcome"]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        running = {
-            pool.submit(partial(come_to, outcome), recipe): recipe
-            for recipe in recipes
-            if key_of(recipe) not in known
-        }
+        running = {pool.submit(act, one): one for one in asked if key_of(one) not in known}
         for number, done in enumerate(as_completed(running), 1):
-            recipe, said = running[done], done.result()
-            known[key_of(recipe)] = said
-            about = {"name": recipe["name"], "commit": code_version(), "hardware": processor()}
+            one = running[done]
+            known[key_of(one)] = done.result()
+            name = one.get("name", "")
+            about = {"key": key_of(one), "name": name, "commit": code_version(), "hardware": processor()}
             with file.open("a") as out:
-                out.write(json.dumps({"key": key_of(recipe), **about, "outcome": said}) + "\n")
-            print(f"{number} of {len(running)}: {recipe['name']}", flush=True)
-    return [known[key_of(recipe)] for recipe in recipes]
+                out.write(json.dumps({**about, "outcome": known[key_of(one)]}) + "\n")
+            print(f"{number} of {len(running)}: {name}", flush=True)
+    return [known[key_of(one)] for one in asked]

@@ -13,6 +13,7 @@ import random
 import shutil
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 import numpy as np
 from scipy import stats
 
-from benchmarks.noted import outcomes, parser_of
+from benchmarks.noted import of_runs, outcomes, parser_of
 from cluster.run import Run
 from cluster.shrinking import RUNGS, Rungs
 from networks.architecture import Shape
@@ -148,7 +149,7 @@ def main() -> None:
     options = parser.parse_args()
     which = [(score, seed) for seed in SEEDS for score in SCORES]
     recipes = [recipe_of(seed, score, options) for score, seed in which]
-    found = outcomes(recipes, course, DOCS / "shrinking.jsonl", options.jobs)
+    found = outcomes(recipes, partial(of_runs, course), DOCS / "shrinking.jsonl", options.jobs)
     lines = page(Truth(options.data / "nasbench201.csv"), dict(sorted(zip(which, found, strict=True))))
     lines += [
         "", "![the space of the first seed by the angle, rung by rung](shrinking-angle-0.png)", "",

@@ -8,9 +8,10 @@ again; what it came to is a line of docs/shrinking_spos.jsonl. The page is docs/
 import argparse
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from benchmarks.noted import outcomes, parser_of
+from benchmarks.noted import of_runs, outcomes, parser_of
 from benchmarks.shrinking import DOCS, SEEDS, interval
 from cluster.report import rank
 from cluster.run import Run
@@ -96,10 +97,12 @@ def main() -> None:
     file = DOCS / "shrinking_spos.jsonl"
     which = [(seed, shrinks) for seed in SEEDS for shrinks in (False, True)]
     recipes = [recipe_of(seed, shrinks, options) for seed, shrinks in which]
-    best = map(tuple, outcomes(recipes, best_of, file, options.jobs))
+    best = map(tuple, outcomes(recipes, partial(of_runs, best_of), file, options.jobs))
     found: dict[tuple[int, bool], Genes] = dict(zip(which, best, strict=True))
     names = list(dict.fromkeys(found.values()))
-    trained = outcomes([alone_recipe(genes, options) for genes in names], tested, file, options.jobs)
+    trained = outcomes(
+        [alone_recipe(genes, options) for genes in names], partial(of_runs, tested), file, options.jobs
+    )
     accuracies = dict(zip(names, trained, strict=True))
     lines = [
         "# SPOS with and without shrinking, on the small chain", "",

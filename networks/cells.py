@@ -39,7 +39,16 @@ WORDS = {
     "c1x7": ("conv_7x1_1x7", "triplet_conv_1x7_7x1"),
 }
 ALIASES = {"null": "N", "c7x1": "c1x7", "c3x1": "c1x3", **{long: short for short, (long, _) in WORDS.items()}}
+SHORT = {operation: short for short, (_, operation) in WORDS.items()} | {"identity": "S"}
 NODE = re.compile(r"(\d+)=(\w+)\((\d+)\)\+(\w+)\((\d+)\)")
+
+
+class Links(NamedTuple):
+    """What a policy sees of a cell: of each link its ends (source, target) and its operation, a word of
+    `WORDS`. Spaces say in which order."""
+
+    ends: tuple[tuple[int, int], ...]
+    words: tuple[str, ...]
 
 
 class Link(NamedTuple):
@@ -68,6 +77,14 @@ class Cell(NamedTuple):
     def operations(self) -> tuple[str, ...]:
         """Of all links, node by node."""
         return tuple(link.operation for links in self.nodes for link in links)
+
+    @property
+    def links(self) -> Links:
+        """All of them, node by node and slot by slot."""
+        ends = tuple(
+            (link.source, target) for target, links in enumerate(self.nodes, INPUTS) for link in links
+        )
+        return Links(ends, self.operations)
 
     def with_operations(self, operations: Sequence[str]) -> "Cell":
         """The same wiring with these instead, in the order of `operations`."""

@@ -8,6 +8,7 @@ from searchers.evolution import EvolutionSettings
 from searchers.grid import GridSettings
 from searchers.local_search import LocalSettings
 from searchers.model_based import ModelBasedSettings
+from searchers.nat import NatSettings
 from searchers.nsga import NsgaSettings
 from searchers.random_search import RandomSettings
 from searchers.regularised_evolution import RegularisedEvolutionSettings
@@ -21,6 +22,7 @@ SearcherSettings = Annotated[
     | RegularisedEvolutionSettings
     | EvolutionSettings
     | NsgaSettings
-    | ModelBasedSettings,
+    | ModelBasedSettings
+    | NatSettings,
     Field(discriminator="kind"),
 ]

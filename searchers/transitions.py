@@ -19,7 +19,7 @@ from networks.errors import UserError
 from networks.operations import find_operation
 
 Rule = Literal["nat", "nat++"]
-SKIP, NONE = "S", "N"
+KEEP, SKIP, NONE = "keep", "S", "N"
 # Beside itself, S and N (spec 2.2). Poolings of one size become each other: they cost the same.
 CHEAPER = {
     "c5": ("c3", "c1", "sep5", "sep3", "dil5", "dil3", "max5", "max3", "avg5", "avg3"),
@@ -78,6 +78,47 @@ def never_costlier(allowed: np.ndarray, costs: np.ndarray, now: Sequence[int]) -
     """
     places = np.arange(len(now))
     return allowed & (costs <= costs[places, list(now)][:, None])
+
+
+class Actions:
+    """What a policy may do to a link: with ``nat`` leave its operation, or make it S or N; with ``nat++`` put
+    any operation of the vocabulary there.
+
+    NAT's release has three actions too, without a mask: there S may be left or made S, which is the same, so
+    that its probability is counted by halves (spec 2.1).
+    """
+
+    def __init__(self, rule: Rule, vocabulary: Sequence[str]) -> None:
+        """Raises `UserError` for another rule, and where the vocabulary lacks S or N."""
+        for word in (SKIP, NONE):
+            if word not in vocabulary:
+                raise UserError("vocabulary", list(vocabulary), f"one with {word} too")
+        self.rule, self.vocabulary = rule, tuple(vocabulary)
+        self.names = (KEEP, SKIP, NONE) if rule == "nat" else self.vocabulary
+        self._becomes = {
+            word: [self._after(word, name, reachable(word, rule)) for name in self.names]
+            for word in self.vocabulary
+        }
+
+    def _after(self, word: str, name: str, allowed: Sequence[str]) -> str | None:
+        if name == KEEP:
+            return word
+        return name if name in allowed and (self.rule != "nat" or name != word) else None
+
+    def becomes(self, word: str) -> list[str | None]:
+        """What each action makes of it; None: it is not allowed."""
+        return self._becomes[word]
+
+    def allowed(self, words: Sequence[str]) -> np.ndarray:
+        """bool (words, actions)."""
+        return np.array([[after is not None for after in self._becomes[word]] for word in words], bool)
+
+    def after(self, words: Sequence[str], actions: Sequence[int]) -> tuple[str, ...]:
+        """What these actions make of the words. Raises ValueError where one is not allowed."""
+        found = tuple(self._becomes[word][action] for word, action in zip(words, actions, strict=True))
+        if None in found:
+            raise ValueError(f"{words} cannot become {found} under {self.rule}")
+        return tuple(word for word in found if word is not None)
 
 
 def count(words: Iterable[str], rule: Rule) -> int:

@@ -8,7 +8,9 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from networks.architecture import Architecture, digest_of
+from networks.cells import SHORT, Links
 from networks.complexity import Complexity
+from networks.errors import UserError
 from networks.spaces.space import Genes, SearchSpace, drawn
 
 End = Callable[..., Any]  # min or max
@@ -79,6 +81,32 @@ class ChoiceSpace(SearchSpace):
     def possible(self, kept: Kept, prefix: Genes) -> Sequence[int]:
         """What the gene after `prefix` can be in the part of the space that has these options."""
         return kept[len(prefix)]
+
+    # What rewrites candidates (searchers/nat.py) asks. A space without `ends` is not made of cells.
+
+    ends: tuple[tuple[int, int], ...] = ()
+
+    @cached_property
+    def words(self) -> tuple[dict[str, int], ...]:
+        """For each gene, the words of cells that it can choose (networks/cells.py), and their options."""
+        found = []
+        for some, kept in zip(self.options, self.kept, strict=True):
+            unknown = [some[option].operation for option in kept if some[option].operation not in SHORT]
+            if not self.ends or unknown:
+                allowed = "a space of cells, whose operations are known to pass on, to cut or to compute"
+                fix = f"Not so: {', '.join(unknown) or 'its wiring'}."
+                raise UserError("space.kind", self.kind, allowed, fix)
+            found.append({SHORT[some[option].operation]: option for option in kept})
+        return tuple(found)
+
+    def links(self, genes: Genes) -> Links:
+        """The cell as links. Raises `UserError` in a space that is none of cells."""
+        known = [{option: word for word, option in some.items()} for some in self.words]
+        return Links(self.ends, tuple(some[gene] for some, gene in zip(known, genes, strict=True)))
+
+    def rewritten(self, genes: Genes, words: Sequence[str]) -> Genes:
+        """The candidate with these operations instead, in the order of its links."""
+        return tuple(some[word] for some, word in zip(self.words, words, strict=True))
 
     @property
     def size(self) -> int:

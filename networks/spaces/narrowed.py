@@ -33,7 +33,7 @@ class NarrowedSpace(ChoiceSpace):
                 raise UserError(f"kept ({name})", given, f"one or more of {there}, ascending")
         if whole.closed(kept) != kept:
             raise UserError("kept", kept, "options that some candidate has", f"Those: {whole.closed(kept)}.")
-        self.whole, self._kept, self.kind = whole, kept, whole.kind
+        self.whole, self._kept, self.kind, self.ends = whole, kept, whole.kind, whole.ends
 
     @property
     def independent(self) -> bool:  # type: ignore[override]

@@ -44,6 +44,7 @@ class NasBench201Space(ChoiceSpace):
     """stem conv-BN, N cells, reduction, N cells, reduction, N cells, BN-ReLU-pool-linear."""
 
     kind = "nasbench201"
+    ends = EDGES
 
     def __init__(self, settings: NasBench201Settings, image: Shape, classes: int) -> None:
         self.settings, self.image, self.classes = settings, image, classes

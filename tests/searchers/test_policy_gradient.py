@@ -1,14 +1,14 @@
 """Policy gradients on one link, where everything is known (NAT spec, checks 7, 12, 13 and 14)."""
 
 import math
-import random
 
 import pytest
 import torch
 from torch import Tensor
 
+from networks.counters import counter_generator
 from networks.errors import UserError
-from searchers.policy_gradient import MovingBaseline, Policy, Recursion, loss
+from searchers.policy_gradient import MovingBaseline, Policy, Recursion, beside, loss
 
 REWARDS = (0.0, 0.02, -0.01)
 
@@ -55,12 +55,16 @@ def test_samples_average_to_the_gradient(baseline: float) -> None:
     """Check 12: 200,000 draws, with any constant baseline. Each action's gradient is that of `loss`."""
     logits = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
     of_action = [
-        -torch.autograd.grad(loss(Policy.of(logits), [action], REWARDS[action] - baseline, 0.0), logits)[0][0]
+        -torch.autograd.grad(
+            loss(
+                Policy.of(logits), torch.tensor([[action]]), torch.tensor([REWARDS[action] - baseline]), 0.0
+            ),
+            logits,
+        )[0][0]
         for action in range(3)
     ]
-    rng, policy = random.Random(0), Policy.of(logits)
-    draws = [policy.draw(rng)[0] for _ in range(200_000)]
-    samples = torch.stack(of_action)[torch.tensor(draws)]
+    draws = Policy.of(logits).draw(200_000, counter_generator(0, "draws"))[:, 0]
+    samples = torch.stack(of_action)[draws]
     error = samples.std(0) / math.sqrt(len(draws))
     assert bool(((samples.mean(0) - exact_gradient(logits, 0.0)).abs() <= 3 * error).all())
 
@@ -90,12 +94,13 @@ def test_sampled_training_finds_the_best_action() -> None:
     """Check 13: at lambda 0.003 with probability 0.99 or more."""
     logits = torch.zeros(1, 3, requires_grad=True)
     optimiser = torch.optim.Adam([logits], lr=0.02)
-    baseline, rng = MovingBaseline(), random.Random(0)
+    baseline, generator = MovingBaseline(), counter_generator(0, "draws")
     for _ in range(4000):
         policy = Policy.of(logits)
-        actions = policy.draw(rng)
+        actions = policy.draw(1, generator)
         optimiser.zero_grad()
-        loss(policy, actions, baseline.advantage(REWARDS[actions[0]]), 0.003).backward()
+        advantage = baseline.advantage(REWARDS[int(actions)])
+        loss(policy, actions, torch.tensor([advantage]), 0.003).backward()
         optimiser.step()
     assert float(logits.detach().softmax(1)[0, 1]) >= 0.99
 
@@ -135,14 +140,59 @@ def test_what_is_not_allowed_has_probability_zero() -> None:
     p = policy.log_probabilities.exp()
     assert p[~allowed].tolist() == [0.0, 0.0, 0.0]
     torch.testing.assert_close(p.sum(1), torch.ones(2, dtype=torch.float64))
-    assert policy.likeliest == [0, 1]
-    rng = random.Random(0)
-    drawn = {tuple(policy.draw(rng)) for _ in range(100)}
-    assert drawn == {(0, 1), (1, 1)}
+    assert policy.likeliest.tolist() == [0, 1]
+    drawn = policy.draw(100, counter_generator(0, "draws"))
+    assert {tuple(one) for one in drawn.tolist()} == {(0, 1), (1, 1)}
     two = torch.tensor([3.0, 1.0], dtype=torch.float64).softmax(0)
     torch.testing.assert_close(policy.entropy, -(two * two.log()).sum())
-    loss(policy, [1, 1], 0.5, 0.1).backward()
+    loss(policy, torch.tensor([[1, 1]]), torch.tensor([0.5]), 0.1).backward()
     assert logits.grad is not None and bool(logits.grad.isfinite().all())
     assert logits.grad[~allowed].tolist() == [0.0, 0.0, 0.0] and float(logits.grad.abs().sum()) > 0
     with pytest.raises(ValueError, match="no action"):
         Policy.of(logits, torch.zeros(2, 3, dtype=torch.bool))
+
+
+# Several cells ------------------------------------------------------------------------------------
+
+
+def test_several_cells_are_as_each_alone() -> None:
+    generator = counter_generator(1, "logits")
+    logits = torch.randn(3, 4, 5, generator=generator, dtype=torch.float64)
+    allowed = torch.rand(3, 4, 5, generator=generator) < 0.6
+    allowed[..., 0] = True
+    together = Policy.of(logits, allowed)
+    actions = together.draw(7, generator)
+    assert actions.shape == (7, 3, 4) and bool(allowed.expand(7, 3, 4, 5).gather(3, actions[..., None]).all())
+    for cell in range(3):
+        alone = Policy.of(logits[cell], allowed[cell])
+        torch.testing.assert_close(together.entropy[cell], alone.entropy)
+        torch.testing.assert_close(
+            together.log_probability(actions)[:, cell], alone.log_probability(actions[:, cell])
+        )
+
+
+def test_draws_are_as_likely_as_they_should_be() -> None:
+    p = torch.tensor([[0.5, 0.2, 0.3, 0.0], [0.0, 0.9, 0.0, 0.1]], dtype=torch.float64)
+    drawn = Policy(p.log()).draw(20_000, counter_generator(2, "draws"))
+    for link in range(2):
+        shares = torch.bincount(drawn[:, link], minlength=4) / len(drawn)
+        assert float((shares - p[link]).abs().max()) < 0.015 and bool((shares[p[link] == 0] == 0).all())
+
+
+def test_baselines_over_several_cells() -> None:
+    rewards = torch.tensor([[1.0, 10.0], [3.0, 20.0]])  # two draws from each of two cells
+    all_known = torch.ones(2, 2, dtype=torch.bool)
+    assert beside(rewards, all_known).tolist() == [[-2.0, -10.0], [2.0, 10.0]]
+    one, other = MovingBaseline(0.5), MovingBaseline(0.5)
+    found = one.advantages(rewards, all_known)
+    expected = [other.advantage(reward) for reward in (1.0, 3.0, 10.0, 20.0)]
+    assert found.T.flatten().tolist() == pytest.approx(expected) and one.value == other.value
+
+
+def test_what_is_not_known_teaches_nothing() -> None:
+    rewards = torch.tensor([[1.0, math.nan], [3.0, 5.0], [math.nan, math.nan]])
+    known = rewards.isfinite()
+    assert beside(rewards, known).tolist() == [[-2.0, 0.0], [2.0, 0.0], [0.0, 0.0]]
+    one, other = MovingBaseline(0.5), MovingBaseline(0.5)
+    first, second, third = (other.advantage(reward) for reward in (1.0, 3.0, 5.0))
+    assert one.advantages(rewards, known).tolist() == [[first, 0.0], [second, third], [0.0, 0.0]]

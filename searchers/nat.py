@@ -1,0 +1,207 @@
+"""NAT as a searcher: a policy learns to rewrite cells into better ones that cost no more, and is then applied
+to those that are given (1910.14488, 2102.10301; NAT spec section 4)."""
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import chain
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from networks.cells import Links
+from networks.counters import counter_random
+from networks.errors import UserError
+from networks.spaces.choices import ChoiceSpace
+from networks.spaces.space import Genes, SearchSpace
+from searchers.problem import Problem
+from searchers.searcher import Evaluation
+from searchers.transformer import PolicySettings, Transformer, Words, reward
+from searchers.transitions import Actions, Rule, never_costlier
+
+
+class NatSettings(BaseModel):
+    """`transform`: the candidates to be rewritten, as genes. `rule`: what an operation may become. `strict`:
+    no operation may become one that costs more at its place, in parameters or multiply-adds. The policy
+    learns for `steps` from `cells` random candidates each, with `draws` rewritings of each; at last
+    `candidates` rewritings of everything to be transformed are scored, its `proposals`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["nat"] = "nat"
+    transform: tuple[Genes, ...] = Field(min_length=1)
+    rule: Rule = "nat"
+    strict: bool = True
+    policy: PolicySettings = PolicySettings()
+    steps: int = Field(1000, ge=0)
+    cells: int = Field(1, ge=1)
+    draws: int = Field(1, ge=1)
+    candidates: int = Field(10, ge=1)
+    proposals: Literal["likeliest", "drawn"] = "likeliest"
+
+    def most_asks(self, space: SearchSpace) -> int:
+        return self.steps * self.cells * (1 + self.draws) + len(self.transform) * (1 + self.candidates)
+
+    def build(self, problem: Problem) -> "NatSearcher":
+        return NatSearcher(problem, self)
+
+
+class Rewriting:
+    """What turns candidates of a space into cells for a policy, and what a policy does to them into
+    candidates. Raises `UserError` for a space that is none of cells."""
+
+    def __init__(self, space: SearchSpace, rule: Rule, *, strict: bool) -> None:
+        if not isinstance(space, ChoiceSpace):
+            raise UserError("space.kind", type(space).__name__, "a space of cells, such as nasbench201")
+        self.space, self.strict = space, strict
+        words = sorted({word for some in space.words for word in some})
+        self.actions = Actions(rule, words)
+
+    def links(self, genes: Genes) -> Links:
+        return self.space.links(genes)
+
+    def legal(self, cells: Sequence[Genes]) -> np.ndarray:
+        """What each action may do here, beside what the rule says: bool (cells, links, actions)."""
+        return np.stack(
+            [[table[gene] for table, gene in zip(self._tables, genes, strict=True)] for genes in cells]
+        )
+
+    @cached_property
+    def _tables(self) -> list[np.ndarray]:
+        """For each gene: bool (options, actions)."""
+        found = []
+        for some, costs in zip(self.space.words, self.space.cost_table, strict=True):
+            cheap = np.ones((len(costs),) * 2, bool)  # from, to
+            if self.strict:
+                for name in ("params", "macs"):
+                    row = np.array([getattr(one, name) for one in costs])
+                    cheap = never_costlier(cheap, np.broadcast_to(row, cheap.shape), range(len(costs)))
+            table = np.zeros((len(costs), len(self.actions.names)), bool)
+            for word, option in some.items():
+                for action, after in enumerate(self.actions.becomes(word)):
+                    table[option, action] = after in some and cheap[option, some[after]]
+            found.append(table)
+        return found
+
+    def after(self, genes: Genes, actions: Sequence[int]) -> Genes:
+        return self.space.rewritten(genes, self.actions.after(self.links(genes).words, actions))
+
+
+class NatSearcher:
+    """First `steps` of the policy gradient, each from new random cells and rewritings drawn for them, scored
+    together; then the proposals for every candidate to be transformed, beside itself.
+
+    Within a step nothing waits, and equal candidates are asked for once; between two all does. The policy is
+    never stored: a saved search is one that is asked again and told the same values.
+    """
+
+    def __init__(self, problem: Problem, settings: NatSettings) -> None:
+        self.problem, self.settings = problem, settings
+        self._rewriting = Rewriting(problem.space, settings.rule, strict=settings.strict)
+        for position, genes in enumerate(settings.transform):
+            check_genes(problem.space, genes, f"searcher.transform.{position}")
+        links = len(self._rewriting.links(settings.transform[0]).ends)
+        self._transformer = Transformer(settings.policy, self._rewriting.actions, links, problem.seed)
+        self._stages = self._staged()
+        self._queue: deque[Genes] = deque()
+        self._open: deque[Genes] = deque()
+        self._values: dict[Genes, float] = {}  # of this stage
+        self._told: list[float] = []
+        self._asked = 0
+        self._over = False
+
+    @property
+    def finished(self) -> bool:
+        self._fill()
+        return self._over and not self._open
+
+    def ask(self, n: int) -> list[Genes]:
+        self._fill()
+        found = [self._queue.popleft() for _ in range(min(n, len(self._queue)))]
+        self._open += found
+        self._asked += len(found)
+        return found
+
+    def tell(self, evaluations: Sequence[Evaluation]) -> None:
+        for one in evaluations:
+            if self._open and one.candidate.genes == self._open[0]:
+                self._hear(self.problem.objectives[0].value(one))
+
+    def _hear(self, value: float) -> None:
+        self._values[self._open.popleft()] = value
+        self._told.append(value)
+
+    def _fill(self) -> None:
+        """Begin the next stage when all of this one is told."""
+        while not (self._queue or self._open or self._over):
+            try:
+                self._queue += next(self._stages)
+            except StopIteration:
+                self._over = True
+
+    def _staged(self) -> Iterator[Sequence[Genes]]:
+        """What is asked for together; goes on when it is told."""
+        for step in range(self.settings.steps):
+            yield from self._learn(step)
+        for genes in self.settings.transform:
+            yield [genes, *self.proposals(genes)]
+
+    def _learn(self, step: int) -> Iterator[Sequence[Genes]]:
+        settings, seed = self.settings, self.problem.seed
+        rng = counter_random(seed, "nat", "cells", step)
+        cells = [self.problem.space.sample(rng) for _ in range(settings.cells)]
+        policy = self._transformer.policy(
+            [self._rewriting.links(genes) for genes in cells], self._rewriting.legal(cells)
+        )
+        actions = self._transformer.draws(policy, settings.draws, step)
+        after = [
+            [self._rewriting.after(genes, some) for genes, some in zip(cells, draw, strict=True)]
+            for draw in actions.tolist()
+        ]
+        self._values = {}
+        yield list(dict.fromkeys([*cells, *chain.from_iterable(after)]))
+        values = self._values
+        rewards = [
+            [reward(values[one], values[genes]) for genes, one in zip(cells, draw, strict=True)]
+            for draw in after
+        ]
+        self._transformer.learn(
+            policy, actions, torch.tensor(rewards), settings.policy.entropy_at(step, settings.steps)
+        )
+
+    def proposals(self, genes: Genes) -> list[Genes]:
+        """Rewritings of a candidate by the policy as it is now, none of which breaks a constraint."""
+        rewriting = self._rewriting
+
+        def fits(words: Words) -> bool:
+            return self.problem.feasible(rewriting.space.rewritten(genes, words))
+
+        found = self._transformer.proposals(
+            rewriting.links(genes), self.settings.candidates, fits, "proposals", *genes,
+            legal=rewriting.legal([genes]), drawn=self.settings.proposals == "drawn",
+        )  # fmt: skip
+        return [rewriting.space.rewritten(genes, words) for words in found]
+
+    def state_dict(self) -> dict[str, object]:
+        return {
+            "asked": self._asked,
+            "told": [value if math.isfinite(value) else None for value in self._told],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.__init__(self.problem, self.settings)  # type: ignore[misc]
+        for value in state["told"]:
+            self.ask(0 if self._open else 1)
+            self._hear(-math.inf if value is None else value)
+        self.ask(state["asked"] - self._asked)
+
+
+def check_genes(space: SearchSpace, genes: Genes, field: str) -> None:
+    """Raise `UserError`, which names the field, for what is no candidate of the space."""
+    try:
+        space.check(genes)
+    except UserError as error:
+        raise UserError(f"{field}.{error.field}", error.value, error.allowed, error.fix) from None

@@ -1,0 +1,165 @@
+"""A policy that rewrites the operations of cells, and learns from what became of them (NAT, 1910.14488; NAT
+spec sections 3 and 4)."""
+
+import heapq
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from networks.cells import Links
+from networks.counters import counter_generator
+from searchers.cell_encoders import (
+    Adjacency,
+    CellEncoder,
+    GraphEncoder,
+    LineEncoder,
+    PerceptronEncoder,
+    SequenceEncoder,
+    UniformEncoder,
+)
+from searchers.policy_gradient import MovingBaseline, Policy, Recursion, beside, loss
+from searchers.transitions import Actions
+
+TRIES = 20  # for each wanted proposal
+Words = tuple[str, ...]
+EncoderName = Literal["graph", "line", "mlp", "lstm", "uniform"]
+
+
+class PolicySettings(BaseModel):
+    """`encoder`: what sees a cell (searchers/cell_encoders.py). `entropy`: its weight at the first and at the
+    last step, falling geometrically, in units of the reward; the release has 0.003 throughout, for accuracies
+    between 0 and 1. `baseline`: what is expected of a cell, from the other draws from it (``cell``, of two or
+    more) or from all rewards so far (``moving``). `floor`: no reward counts as less. `rate` and `decay` are
+    Adam's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoder: EncoderName = "line"
+    adjacency: Adjacency = "row"
+    skip: bool = True
+    entropy: tuple[float, float] = (0.003, 0.003)
+    baseline: Literal["cell", "moving"] = "moving"
+    recursion: Recursion = "correct"
+    floor: float | None = None
+    rate: float = Field(3e-4, gt=0)
+    decay: float = Field(5e-4, ge=0)
+
+    def entropy_at(self, step: int, steps: int) -> float:
+        """The weight at this of so many steps, from 0."""
+        first, last = self.entropy
+        if first <= 0 or last <= 0 or steps < 2:
+            return first if step == 0 else last
+        return float(first * (last / first) ** (step / (steps - 1)))
+
+
+def encoder_of(
+    settings: PolicySettings, vocabulary: Sequence[str], actions: int, links: int, seed: int
+) -> CellEncoder:
+    if settings.encoder == "graph":
+        return GraphEncoder(vocabulary, actions, seed, settings.adjacency)
+    if settings.encoder == "line":
+        return LineEncoder(vocabulary, actions, seed, settings.adjacency, settings.skip)
+    if settings.encoder == "mlp":
+        return PerceptronEncoder(vocabulary, actions, seed, links=links)
+    if settings.encoder == "lstm":
+        return SequenceEncoder(vocabulary, actions, seed)
+    return UniformEncoder(vocabulary, actions)
+
+
+class Transformer:
+    """The policy with its optimiser. `links`: how many a cell has. Everything it draws is a function of
+    (`seed`, what it is drawn for)."""
+
+    def __init__(self, settings: PolicySettings, actions: Actions, links: int, seed: int) -> None:
+        self.settings, self.actions, self.seed = settings, actions, seed
+        self.encoder = encoder_of(settings, actions.vocabulary, len(actions.names), links, seed)
+        weights = list(self.encoder.parameters())
+        self._adam = (
+            torch.optim.Adam(weights, settings.rate, betas=(0.5, 0.999), weight_decay=settings.decay)
+            if weights
+            else None
+        )
+        self._moving = MovingBaseline(recursion=settings.recursion)
+
+    def policy(self, cells: Sequence[Links], legal: np.ndarray | None = None) -> Policy:
+        """Of these cells. `legal`: bool (cells, links, actions), what else is asked of an action than that
+        the rule has it."""
+        allowed = np.stack([self.actions.allowed(cell.words) for cell in cells])
+        if legal is not None:
+            allowed &= legal
+        return Policy.of(self.encoder(cells), torch.from_numpy(allowed))
+
+    def draws(self, policy: Policy, number: int, *path: int | str) -> Tensor:
+        """Actions, int64 (number, cells, links)."""
+        return policy.draw(number, counter_generator(self.seed, "actions", *path))
+
+    def learn(self, policy: Policy, actions: Tensor, rewards: Tensor, entropy_weight: float) -> None:
+        """One step of the policy gradient. rewards: (number, cells), as `actions`; not finite where nothing
+        is known, of which nothing is learnt."""
+        if self._adam is None:
+            return
+        known = rewards.isfinite()
+        if self.settings.floor is not None:
+            rewards = rewards.clamp_min(self.settings.floor)
+        expected = beside if self.settings.baseline == "cell" else self._moving.advantages
+        advantages = expected(rewards, known)
+        self._adam.zero_grad()
+        loss(policy, actions, advantages, entropy_weight).backward()
+        self._adam.step()
+
+    def proposals(
+        self,
+        cell: Links,
+        number: int,
+        fits: Callable[[Words], bool],
+        *path: int | str,
+        legal: np.ndarray | None = None,
+        drawn: bool = False,
+    ) -> list[Words]:
+        """At most so many rewritings of a cell that are `fits`, no two alike and none the cell as it is: the
+        likeliest ones, or (`drawn`) the likeliest and then draws, as NAT does. A policy that has learnt draws
+        the same again and again, so that the likeliest are more."""
+        with torch.no_grad():
+            policy = self.policy([cell], legal)
+        some = likeliest(policy.log_probabilities[0])
+        if drawn:
+            draws = self.draws(policy, TRIES * number, *path)[:, 0].tolist()
+            some = chain([next(some)], map(tuple, draws))
+        found: dict[Words, None] = {}
+        for actions in islice(some, TRIES * number):
+            words = self.actions.after(cell.words, actions)
+            if words != cell.words and fits(words):
+                found.setdefault(words)
+            if len(found) == number:
+                break
+        return list(found)
+
+
+def likeliest(log_probabilities: Tensor) -> Iterator[tuple[int, ...]]:
+    """Actions for all links, (links, actions), the most probable first; of equal ones those whose links come
+    first in rank. What has probability 0 never comes."""
+    values, ranked = log_probabilities.double().sort(stable=True, dim=1, descending=True)
+    logs = [[value for value in row if value > -math.inf] for row in values.tolist()]
+    order = ranked.tolist()
+    first = (0,) * len(logs)
+    heap, known = [(-sum(row[0] for row in logs), first)], {first}
+    while heap:
+        negative, ranks = heapq.heappop(heap)
+        yield tuple(row[rank] for row, rank in zip(order, ranks, strict=True))
+        for link, rank in enumerate(ranks):
+            after = (*ranks[:link], rank + 1, *ranks[link + 1 :])
+            if rank + 1 < len(logs[link]) and after not in known:
+                known.add(after)
+                heapq.heappush(heap, (negative + logs[link][rank] - logs[link][rank + 1], after))
+
+
+def reward(value: float, before: float) -> float:
+    """What a rewriting gained; NaN where either is unknown."""
+    return value - before if math.isfinite(value) and math.isfinite(before) else math.nan

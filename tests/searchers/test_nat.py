@@ -1,0 +1,129 @@
+"""NAT as a searcher, on a table: it asks as all searchers do, and what it proposes costs no more."""
+
+from itertools import product
+from typing import Any
+
+import pytest
+
+from networks.architecture import Shape
+from networks.errors import UserError
+from networks.spaces.nasbench201 import NasBench201Settings, NasBench201Space, cell_genes
+from networks.spaces.space import Genes
+from searchers.constraints import Constraint, Feasible
+from searchers.nat import NatSearcher, NatSettings, Rewriting
+from searchers.problem import Objective, Problem
+from searchers.searcher import Candidate, Evaluation
+from searchers.testing import check_searcher
+from searchers.transformer import PolicySettings
+from searchers.transitions import reachable
+from tests.cluster.choices import chain_space
+
+SPACE = NasBench201Space(NasBench201Settings(channels=4, cells=1), Shape(3, 16, 16), 10)
+BETAS: tuple[Genes, ...] = ((3, 3, 2, 4, 1, 0), (2, 2, 2, 2, 2, 2))
+SMALL: dict[str, Any] = {"transform": BETAS, "steps": 4, "cells": 3, "draws": 2, "candidates": 5}
+
+
+def value(genes: Genes) -> float:
+    """Skip connections are good, but for the last."""
+    return sum(gene == 1 for gene in genes[:5]) - 2.0 * (genes[5] == 1)
+
+
+def searcher(seed: int = 0, feasible: Feasible | None = None, **changes: Any) -> NatSearcher:
+    settings = NatSettings.model_validate({**SMALL, **changes})
+    problem = Problem(SPACE, (Objective(metric="score"),), seed)
+    return settings.build(problem if feasible is None else problem._replace(feasible=feasible))
+
+
+def driven(one: NatSearcher) -> list[Genes]:
+    asked: list[Genes] = []
+    while not one.finished:
+        for genes in one.ask(7):
+            candidate = Candidate.of("s", "d", genes, len(asked))
+            asked.append(genes)
+            one.tell([Evaluation(candidate=candidate, status="ok", metrics={"score": value(genes)})])
+    return asked
+
+
+@pytest.mark.parametrize("encoder", ["line", "mlp", "lstm", "uniform"])
+def test_it_is_a_searcher(encoder: str) -> None:
+    check_searcher(lambda: searcher(policy={"encoder": encoder}), SPACE, value)
+
+
+def test_it_learns_and_then_proposes() -> None:
+    policy = {"encoder": "mlp", "rate": 3e-3, "entropy": [0.3, 0.03], "baseline": "cell"}
+    one = searcher(steps=150, cells=8, draws=4, policy=policy)
+    asked = driven(one)
+    for number, beta in enumerate(BETAS):
+        group = asked[len(asked) - 12 :][6 * number : 6 * number + 6]
+        assert group[0] == beta and len(set(group)) == 6
+        best = max(value(SPACE.rewritten(beta, words)) for words in all_rewritings(beta))
+        assert max(map(value, group)) == best
+
+
+def all_rewritings(genes: Genes) -> list[tuple[str, ...]]:
+    return list(product(*(reachable(word, "nat") for word in SPACE.links(genes).words)))
+
+
+def test_nothing_is_asked_for_twice_in_a_step() -> None:
+    one = searcher(steps=1, cells=1, draws=40)
+    first = one.ask(100)
+    assert len(set(first)) == len(first) < 41
+    assert not one.finished and one.ask(5) == []
+
+
+def test_proposals_cost_no_more() -> None:
+    for rule in ("nat", "nat++"):
+        one = searcher(steps=2, rule=rule, candidates=60)
+        for beta in BETAS:
+            before = SPACE.cost(beta)
+            for genes in one.proposals(beta):
+                after = SPACE.cost(genes)
+                assert after.params <= before.params and after.macs <= before.macs
+
+
+def test_constraints_bind_the_proposals() -> None:
+    limit = (SPACE.cost(BETAS[1]).params + SPACE.cost((0,) * 6).params) // 2
+    cheap = Feasible(
+        [Constraint(cost="params", at_most=limit)],
+        lambda genes: {"params": float(SPACE.cost(genes).params)},
+    )
+    found = searcher(steps=0, feasible=cheap, candidates=20).proposals(BETAS[1])
+    assert len(found) == 20 and all(SPACE.cost(genes).params <= limit for genes in found)
+
+
+def test_what_each_action_may_do() -> None:
+    rewriting = Rewriting(SPACE, "nat", strict=True)
+    assert rewriting.actions.names == ("keep", "S", "N")
+    legal = rewriting.legal([(0, 1, 3, 2, 4, 0)])[0] & rewriting.actions.allowed(
+        SPACE.links((0, 1, 3, 2, 4, 0)).words
+    )
+    # none and skip stay or become each other; what computes stays, or becomes either.
+    assert legal.tolist() == [
+        [True, True, False], [True, False, True], [True] * 3, [True] * 3, [True] * 3, [True, True, False],
+    ]  # fmt: skip
+    assert rewriting.after((0, 1, 3, 2, 4, 0), [1, 2, 0, 1, 2, 0]) == (1, 0, 3, 1, 0, 0)
+    wide = Rewriting(SPACE, "nat++", strict=True)
+    assert wide.actions.names == ("N", "S", "avg3", "c1", "c3")
+    links = SPACE.links((3,) * 6)
+    assert (wide.legal([(3,) * 6])[0] & wide.actions.allowed(links.words)).all(), "c3 may become all of these"
+    assert not wide.legal([(2,) * 6])[0][0, 4], "c3 costs more than c1"
+
+
+def test_cells_have_words() -> None:
+    genes = cell_genes("|avg_pool_3x3~0|+|none~0|nor_conv_1x1~1|+|skip_connect~0|nor_conv_3x3~1|none~2|")
+    links = SPACE.links(genes)
+    assert links.words == ("avg3", "N", "c1", "S", "c3", "N")
+    assert links.ends == ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
+    assert SPACE.rewritten(genes, links.words) == genes
+
+
+def test_mistakes() -> None:
+    with pytest.raises(UserError) as caught:
+        searcher(transform=[(0, 1, 2, 3, 4, 5)])
+    assert caught.value.field == "searcher.transform.0.genes.5 (2-3)"
+    chain = chain_space()
+    problem = Problem(chain, (Objective(metric="score"),), 0)
+    with pytest.raises(UserError, match="a space of cells"):
+        NatSettings(transform=((0,) * len(chain.positions),)).build(problem)
+    with pytest.raises(UserError, match="two links into each node"):
+        searcher(policy=PolicySettings(encoder="graph")).ask(1)
