@@ -203,7 +203,7 @@ def page(found: dict[tuple[str, str, int], dict[str, float]], steps: int) -> lis
 
 def main() -> None:
     parser = parser_of(__doc__, "nasbench201.csv")
-    parser.add_argument("--steps", type=int, default=3000, help="of the policy gradient")
+    parser.add_argument("--steps", type=int, default=2000, help="of the policy gradient")
     given = parser.parse_args()
     asked = [
         {"name": name, "column": column, "seed": seed, "steps": given.steps if name in POLICIES else 0}

@@ -25,7 +25,8 @@ class Row(BaseModel):
 
     `curve` holds the metrics of each epoch since the candidate's last row, each with its ``epoch``.
     `seconds` (of its own work so far), `place`, `time` (Unix milliseconds) and `numerics` (what computed
-    it) say how it came about and stand outside the digest.
+    it) say how it came about and stand outside the digest. `parent`: the id of the candidate that it was made
+    from by an `edit`, where a searcher says so.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +45,8 @@ class Row(BaseModel):
     place: str = ""
     time: int = 0
     numerics: str = ""
+    parent: str = ""
+    edit: str = ""
 
     @property
     def label(self) -> str:
@@ -58,7 +61,11 @@ class Row(BaseModel):
 
     @property
     def digest(self) -> str:
-        return digest_of(self.model_dump(mode="json", exclude={"seconds", "place", "time", "numerics"}))
+        outside = {"seconds", "place", "time", "numerics"}
+        # A row that has no parent has the digest that it had before rows could have one.
+        return digest_of(
+            self.model_dump(mode="json", exclude=outside if self.parent else outside | {"parent", "edit"})
+        )
 
 
 class Segments:

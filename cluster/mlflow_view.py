@@ -225,6 +225,8 @@ class SearchView:
             "mlflow.parentRunId": self.parent, "weft.candidate_id": row.candidate.id,
             "genes": canonical_json(list(row.candidate.genes))[:NOTE_LENGTH], **state,
         }  # fmt: skip
+        if row.parent:
+            tags |= {"weft.parent_candidate": row.parent, "weft.edit": row.edit[:NOTE_LENGTH]}
         start = max(0, row.time - round(1000 * row.seconds))
         run = self.client.create_run(self._experiment, start, tags, row.label)
         child = Child(run.info.run_id, described=False, closed=False)

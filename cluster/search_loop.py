@@ -21,7 +21,7 @@ from networks.complexity import Complexity
 from networks.errors import UserError
 from networks.spaces.choices import ChoiceSpace
 from networks.spaces.space import Genes
-from searchers.searcher import Candidate, Evaluation, Searcher
+from searchers.searcher import Candidate, Evaluation, Rewriter, Searcher
 
 
 class Scorer(Protocol):
@@ -124,6 +124,10 @@ class SearchLoop:
         }
         self._measured, self._needed, self._numerics = measured, frozenset(needed), numerics
         self._asked: deque[list[Candidate]] = deque()  # the open rounds of the first phase
+        self._newest: dict[
+            Genes, str
+        ] = {}  # the id of the last candidate with these genes, for what descends
+        self._origins: dict[str, tuple[str, str]] = {}  # parent and edit, by id
         self._submitted = 0  # of the rounds in `_asked`
         self.asks = 0
         self.evaluations = 0
@@ -179,11 +183,17 @@ class SearchLoop:
     def _candidate(self, genes: Genes, phase: Phase) -> Candidate:
         candidate = Candidate.of(self._identity, self._digest, genes, self.asks, phase.name)
         self.asks += 1
+        if isinstance(phase.searcher, Rewriter):
+            self._newest[genes] = candidate.id
+            parent = phase.searcher.parent(genes)
+            if parent is not None:
+                self._origins[candidate.id] = self._newest[parent], self._space.edit(parent, genes)
         return candidate
 
     def _row(self, candidate: Candidate, scored: Scored) -> Row:
         genes = candidate.genes
         legal = self._space.legal(genes)
+        parent, edit = self._origins.pop(candidate.id, ("", ""))
         failed = bool(scored.reason) and (not scored.metrics or not self._needed <= scored.metrics.keys())
         return Row.model_construct(
             candidate=candidate,
@@ -200,6 +210,8 @@ class SearchLoop:
             place=scored.place,
             time=time.time_ns() // 1_000_000,
             numerics=self._numerics,
+            parent=parent,
+            edit=edit,
         )
 
     def _tell(self, rows: Sequence[Row]) -> None:

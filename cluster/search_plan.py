@@ -18,6 +18,7 @@ from networks.spaces.choices import ChoiceSpace, Kept
 from networks.spaces.space import Genes
 from searchers.constraints import Feasible, check_satisfiable, static_costs
 from searchers.listed import ListedSearcher
+from searchers.nat import NatSettings
 from searchers.problem import Problem
 from searchers.random_search import RandomSettings
 from searchers.searcher import Candidate, Evaluation, Searcher
@@ -56,7 +57,7 @@ class SearchPlan:
             plan._check_scores()
             plan._check_supernet()
         plan._check_constraints(measure=not plan.measures)
-        _ = plan.truth, plan.warm
+        _ = plan.truth, plan.warm, plan.given
         recipe.tracking.check_runs(plan.planned_asks)
         return plan
 
@@ -221,6 +222,12 @@ class SearchPlan:
     def problem(self) -> Problem:
         seed = counter_seed(self.recipe.seed, "searcher")
         return Problem(self.space, self.recipe.goals, seed, self.feasible)
+
+    @cached_property
+    def given(self) -> list[Genes]:
+        """The candidates that the search rewrites."""
+        settings = self.recipe.searcher
+        return settings.given(self.space) if isinstance(settings, NatSettings) else []
 
     @property
     def planned_asks(self) -> int:

@@ -19,6 +19,7 @@ from networks.architecture import Shape
 from networks.errors import UserError, nearest
 from searchers.constraints import Constraint
 from searchers.grid import GridSettings
+from searchers.nat import NatSettings
 from searchers.problem import Objective
 from searchers.random_search import RandomSettings
 from searchers.settings import SearcherSettings
@@ -163,7 +164,8 @@ class SearchRecipe(BaseRecipe):
 
     @property
     def has_baseline(self) -> bool:
-        return self.baseline is not False and not isinstance(self.searcher, GridSettings | RandomSettings)
+        alone = GridSettings | RandomSettings | NatSettings  # the last is compared with what it rewrites
+        return self.baseline is not False and not isinstance(self.searcher, alone)
 
     @property
     def goals(self) -> tuple[Objective, ...]:

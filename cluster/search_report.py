@@ -19,7 +19,9 @@ from cluster.shrink_picture import draw_shrinking
 from cluster.shrinking import RUNGS, Rung, Rungs
 from cluster.stopwatch import TIMES
 from cluster.tables import approximate, metric_columns, times_line
+from cluster.transformations import transformations, transformed_markdown
 from networks.counters import counter_random
+from networks.spaces.space import Genes
 from searchers.pareto import frontier
 from searchers.problem import Objective
 from searchers.shrinking import mean_ranks
@@ -39,8 +41,10 @@ def search_report(
     rows: Sequence[Row],
     ranked: Sequence[Row] = (),
     truth: Table | None = None,
+    given: Sequence[Genes] = (),
 ) -> dict[str, Any]:
-    """The whole report, JSON-ready. `ranked`: rows of the ranking; `truth`: the table they are held to."""
+    """The whole report, JSON-ready. `ranked`: rows of the ranking; `truth`: the table they are held to;
+    `given`: the candidates that were to be rewritten."""
     goals = recipe.goals
     leaders = rank(rows, recipe.metric)
     best = frontier_of(rows, goals)
@@ -56,6 +60,7 @@ def search_report(
         "ranking": [search_line(place, row, recipe) for place, row in enumerate(leaders[:LEADERS], 1)],
         "frontier": [search_line(place, row, recipe) for place, row in enumerate(best, 1)],
         "against_random": against_random(rows, recipe.metric, recipe.seed),
+        "transformed": transformations(rows, given, recipe.metric),
         "scores": [] if recipe.ranking is None else score_rankings(ranked, recipe, truth),
         "truth": None if recipe.ranking is None else recipe.ranking.truth,
         "shrinking": [
@@ -164,7 +169,8 @@ def search_markdown(found: dict[str, Any]) -> str:
             f"{number(against['random_low'])} to {number(against['random_high'])}).",
             "",
         ]
-    if rungs := found.get("shrinking"):  # reports of earlier versions have none
+    lines += transformed_markdown(found.get("transformed", []), metric)  # those of earlier versions have none
+    if rungs := found.get("shrinking"):
         lines += [
             "## Rungs",
             "",
@@ -233,17 +239,20 @@ def _finite(value: float) -> float | None:
 
 
 def shown_report(run: Run, recipe: SearchRecipe) -> dict[str, Any]:
-    """The report as the ledger stands. How scores rank is taken from the report that is written already:
-    it takes the table."""
+    """The report as the ledger stands. How scores rank, and what was made of given candidates, is taken from
+    the report that is written already: it takes the table, or the space."""
     found = search_report(run, recipe, list(run.ledger.rows()))
     written = run.folder / "report.json"
-    return {**found, "scores": json.loads(written.read_text())["scores"]} if written.exists() else found
+    if not written.exists():
+        return found
+    kept = json.loads(written.read_text())
+    return {**found, **{name: kept[name] for name in ("scores", "transformed") if name in kept}}
 
 
 def write_search_report(run: Run, plan: SearchPlan) -> dict[str, Any]:
     """report.json, report.md and, of a search that shrinks, a picture of that; the report itself."""
     ranked = list(Ledger(run.folder / "ranking").rows())
-    found = search_report(run, plan.recipe, list(run.ledger.rows()), ranked, plan.truth)
+    found = search_report(run, plan.recipe, list(run.ledger.rows()), ranked, plan.truth, plan.given)
     run.write_json("report.json", found)
     run.write_text("report.md", search_markdown(found))
     if plan.recipe.shrinking is not None and found["shrinking"]:

@@ -47,6 +47,8 @@ def search_tables(found: dict[str, Any], limit: int) -> Iterator[Table]:
             cells = str(one["rung"]), f"{one['step']:,}", str(len(one["dropped"])), str(one["operators"])
             table.add_row(*cells, approximate(one["candidates"]))
         yield table
+    if transformed := found.get("transformed"):
+        yield from _transformed(transformed, found["metric"])
     yield _candidates("leaders", found["ranking"][:limit])
     if len(found["objectives"]) > 1:
         yield _candidates("frontier", found["frontier"][:limit])
@@ -115,6 +117,22 @@ def times_line(times: dict[str, float]) -> str:
     return (
         f"{wall:.0f} s from the first step to the last candidate: {parts}; {times['startup']:.0f} s to start."
     )
+
+
+def _transformed(found: Sequence[dict[str, Any]], metric: str) -> Iterator[Table]:
+    """What was given and what became of it, one below the other; then, what that changed."""
+    table = plain_table("transformed", "genes", metric, "params", "MMACs", left=("transformed", "genes"))
+    changes = plain_table("given", "what changed", left=("given", "what changed"))
+    for one in found:
+        for title, row in (("given", one["before"]), ("found", one["after"])):
+            table.add_row(
+                title, " ".join(map(str, row["genes"])), short(row["metrics"].get(metric)),
+                f"{row['params']:,}", f"{row['macs'] / 1e6:,.2f}",
+            )  # fmt: skip
+        edits = one["edit"].split("; ") if one["edit"] else ["nothing: none is better"]
+        for title, edit in zip([" ".join(map(str, one["genes"])), *([""] * len(edits))], edits, strict=False):
+            changes.add_row(title, edit)
+    yield from (table, changes)
 
 
 def _candidates(title: str, rows: Sequence[dict[str, Any]]) -> Table:

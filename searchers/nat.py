@@ -24,15 +24,15 @@ from searchers.transitions import Actions, Rule, never_costlier
 
 
 class NatSettings(BaseModel):
-    """`transform`: the candidates to be rewritten, as genes. `rule`: what an operation may become. `strict`:
-    no operation may become one that costs more at its place, in parameters or multiply-adds. The policy
-    learns for `steps` from `cells` random candidates each, with `draws` rewritings of each; at last
-    `candidates` rewritings of everything to be transformed are scored, its `proposals`."""
+    """`transform`: the candidates to be rewritten, as genes or as the space writes them. `rule`: what an
+    operation may become. `strict`: no operation may become one that costs more at its place, in parameters or
+    multiply-adds. The policy learns for `steps` from `cells` random candidates each, with `draws` rewritings
+    of each; at last `candidates` rewritings of everything to be transformed are scored, its `proposals`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["nat"] = "nat"
-    transform: tuple[Genes, ...] = Field(min_length=1)
+    transform: tuple[Genes | str, ...] = Field(min_length=1)
     rule: Rule = "nat"
     strict: bool = True
     policy: PolicySettings = PolicySettings()
@@ -44,6 +44,24 @@ class NatSettings(BaseModel):
 
     def most_asks(self, space: SearchSpace) -> int:
         return self.steps * self.cells * (1 + self.draws) + len(self.transform) * (1 + self.candidates)
+
+    def given(self, space: SearchSpace) -> list[Genes]:
+        """What is to be transformed. Raises `UserError` for what is no candidate, for a space that is none of
+        cells, and for a policy that cannot see its cells."""
+        rewriting, found = Rewriting(space, self.rule, strict=self.strict), []
+        for position, one in enumerate(self.transform):
+            try:
+                genes = rewriting.space.parse(one) if isinstance(one, str) else one
+                space.check(genes)
+            except UserError as error:
+                raise error.under(f"searcher.transform.{position}") from None
+            found.append(genes)
+        cells = [rewriting.links(genes) for genes in found]
+        try:
+            Transformer(self.policy, rewriting.actions, len(cells[0].ends), 0).policy(cells)
+        except UserError as error:
+            raise error.under("searcher.policy") from None
+        return found
 
     def build(self, problem: Problem) -> "NatSearcher":
         return NatSearcher(problem, self)
@@ -101,14 +119,14 @@ class NatSearcher:
     def __init__(self, problem: Problem, settings: NatSettings) -> None:
         self.problem, self.settings = problem, settings
         self._rewriting = Rewriting(problem.space, settings.rule, strict=settings.strict)
-        for position, genes in enumerate(settings.transform):
-            check_genes(problem.space, genes, f"searcher.transform.{position}")
-        links = len(self._rewriting.links(settings.transform[0]).ends)
+        self.given = settings.given(problem.space)
+        links = len(self._rewriting.links(self.given[0]).ends)
         self._transformer = Transformer(settings.policy, self._rewriting.actions, links, problem.seed)
         self._stages = self._staged()
         self._queue: deque[Genes] = deque()
         self._open: deque[Genes] = deque()
         self._values: dict[Genes, float] = {}  # of this stage
+        self._parents: dict[Genes, Genes] = {}
         self._told: list[float] = []
         self._asked = 0
         self._over = False
@@ -130,6 +148,9 @@ class NatSearcher:
             if self._open and one.candidate.genes == self._open[0]:
                 self._hear(self.problem.objectives[0].value(one))
 
+    def parent(self, genes: Genes) -> Genes | None:
+        return self._parents.get(genes)
+
     def _hear(self, value: float) -> None:
         self._values[self._open.popleft()] = value
         self._told.append(value)
@@ -146,8 +167,10 @@ class NatSearcher:
         """What is asked for together; goes on when it is told."""
         for step in range(self.settings.steps):
             yield from self._learn(step)
-        for genes in self.settings.transform:
-            yield [genes, *self.proposals(genes)]
+        for genes in self.given:
+            proposals = self.proposals(genes)
+            self._parents = dict.fromkeys(proposals, genes)
+            yield [genes, *proposals]
 
     def _learn(self, step: int) -> Iterator[Sequence[Genes]]:
         settings, seed = self.settings, self.problem.seed
@@ -161,7 +184,11 @@ class NatSearcher:
             [self._rewriting.after(genes, some) for genes, some in zip(cells, draw, strict=True)]
             for draw in actions.tolist()
         ]
-        self._values = {}
+        self._values, self._parents = {}, {}
+        for draw in after:
+            for genes, one in zip(cells, draw, strict=True):
+                if one not in cells:
+                    self._parents.setdefault(one, genes)
         yield list(dict.fromkeys([*cells, *chain.from_iterable(after)]))
         values = self._values
         rewards = [
@@ -197,11 +224,3 @@ class NatSearcher:
             self.ask(0 if self._open else 1)
             self._hear(-math.inf if value is None else value)
         self.ask(state["asked"] - self._asked)
-
-
-def check_genes(space: SearchSpace, genes: Genes, field: str) -> None:
-    """Raise `UserError`, which names the field, for what is no candidate of the space."""
-    try:
-        space.check(genes)
-    except UserError as error:
-        raise UserError(f"{field}.{error.field}", error.value, error.allowed, error.fix) from None

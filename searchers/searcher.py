@@ -46,6 +46,15 @@ class Evaluation(BaseModel):
 
 
 @runtime_checkable
+class Rewriter(Protocol):
+    """A searcher that makes candidates from others that it asked for."""
+
+    def parent(self, genes: Genes) -> Genes | None:
+        """What these, just asked for, were made from; None: from nothing."""
+        ...
+
+
+@runtime_checkable
 class Searcher(Protocol):
     """A strategy over a space's genes.
 

@@ -108,6 +108,18 @@ class ChoiceSpace(SearchSpace):
         """The candidate with these operations instead, in the order of its links."""
         return tuple(some[word] for some, word in zip(self.words, words, strict=True))
 
+    def edit(self, before: Genes, after: Genes) -> str:
+        """What changed, as words: ``0-1: nor_conv_3x3 to none``."""
+        return "; ".join(
+            f"{name}: {some[old].word} to {some[new].word}"
+            for name, some, old, new in zip(self.positions, self.options, before, after, strict=True)
+            if old != new
+        )
+
+    def parse(self, text: str) -> Genes:
+        """A candidate as people write it. Raises `UserError` for anything else."""
+        raise UserError("genes", text, "a list of numbers: this space has no other notation")
+
     @property
     def size(self) -> int:
         return self.count(self.kept)

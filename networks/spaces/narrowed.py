@@ -55,6 +55,9 @@ class NarrowedSpace(ChoiceSpace):
     def template(self) -> Architecture:
         return self.whole.template
 
+    def parse(self, text: str) -> Genes:
+        return self.whole.parse(text)
+
     @property
     def options(self) -> tuple[tuple[Option, ...], ...]:
         return self.whole.options

@@ -82,6 +82,9 @@ class NasBench201Space(ChoiceSpace):
             cells={"cell": cell((0,) * len(EDGES)), "reduction": reduction()},
         )
 
+    def parse(self, text: str) -> Genes:
+        return cell_genes(text)
+
     def names(self, genes: Genes) -> dict[str, object]:
         """Each edge's operation, and `cell`: the benchmark's string."""
         return {**super().names(genes), "cell": cell_string(genes)}

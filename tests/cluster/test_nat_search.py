@@ -1,0 +1,177 @@
+"""A search that rewrites given cells, on a table: what it records, what it says, and that it goes on."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from cluster.ledger import Row
+from cluster.mlflow_view import SearchView
+from cluster.run import Run
+from cluster.search_messages import SearchConfig
+from cluster.search_plan import SearchPlan
+from cluster.search_recipe import SearchRecipe
+from cluster.search_report import search_markdown, write_search_report
+from networks.architecture import Shape
+from networks.errors import UserError
+from networks.spaces.nasbench201 import NasBench201Settings, NasBench201Space, cell_string
+from searchers.transitions import reachable
+from tests.cluster.choices import new_search, ready, reports
+from tests.cluster.commands import weft
+from tests.cluster.rows import row as made_row
+
+SPACE = NasBench201Space(NasBench201Settings(channels=4, cells=1), Shape(3, 32, 32), 10)
+GIVEN = (3, 3, 2, 4, 1, 0)
+RECIPE: dict[str, Any] = {
+    "version": 1,
+    "name": "nat",
+    "space": {"kind": "nasbench201", "channels": 4, "cells": 1},
+    "searcher": {
+        "kind": "nat", "transform": [cell_string(GIVEN), [2] * 6], "steps": 6, "cells": 3, "draws": 4,
+        "candidates": 5, "policy": {"encoder": "line", "baseline": "cell", "rate": 0.003, "floor": -5.0},
+    },
+    "score": {"kind": "table", "names": ["quality"]},
+    "round": 40,
+    "in_flight": 80,
+}  # fmt: skip
+
+
+def quality(genes: tuple[int, ...]) -> float:
+    """Skip connections are good, but for the last."""
+    return sum(gene == 1 for gene in genes[:5]) - 2.0 * (genes[5] == 1)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("table") / "table.csv"
+    with path.open("w", newline="") as file:
+        sheet = csv.writer(file)
+        sheet.writerow(["genes", "quality"])
+        for genes in SPACE.enumerate():
+            sheet.writerow([json.dumps(list(genes)), quality(genes)])
+    return path
+
+
+def recipe(storage: Path, table: Path, **searcher: Any) -> SearchRecipe:
+    raw = {**RECIPE, "storage": storage, "searcher": {**RECIPE["searcher"], **searcher}}
+    return SearchRecipe.model_validate({**raw, "score": {**RECIPE["score"], "path": table}})
+
+
+def finished(config: SearchConfig) -> Run:
+    trial = ready(config)
+    reports(trial)
+    trial.close()
+    return Run(config.folder)
+
+
+def test_every_rewriting_has_a_parent_and_an_edit(tmp_path: Path, table: Path) -> None:
+    run = finished(new_search(recipe(tmp_path, table)))
+    rows = list(run.ledger.rows())
+    by_id = {row.candidate.id: row for row in rows}
+    made = [row for row in rows if row.parent]
+    assert len(made) > 20 and any(not row.parent for row in rows)
+    for row in made:
+        parent = by_id[row.parent]
+        assert parent.candidate.ask_index < row.candidate.ask_index and row.edit
+        assert row.edit == SPACE.edit(parent.candidate.genes, row.candidate.genes)
+        before, after = (SPACE.links(one.candidate.genes).words for one in (parent, row))
+        assert all(new in reachable(old, "nat") for old, new in zip(before, after, strict=True))
+        assert row.cost.params <= parent.cost.params and row.cost.macs <= parent.cost.macs
+
+
+def test_the_report_tells_what_was_made_of_what_was_given(tmp_path: Path, table: Path) -> None:
+    asked = recipe(tmp_path, table, steps=60, cells=6)
+    run = finished(new_search(asked))
+    found = write_search_report(run, SearchPlan.of(asked))
+    first, second = found["transformed"]
+    assert (first["genes"], first["rewritings"]) == (list(GIVEN), 5)
+    assert first["before"]["genes"] == list(GIVEN) and second["before"]["genes"] == [2] * 6
+    assert second["after"]["metrics"]["quality"] > second["before"]["metrics"]["quality"]
+    assert second["edit"] == SPACE.edit((2,) * 6, tuple(second["after"]["genes"]))
+    text = search_markdown(found)
+    assert "## Transformed" in text and second["edit"] in text
+
+
+def test_it_goes_on_where_it_was_stopped(tmp_path: Path, table: Path) -> None:
+    whole = finished(new_search(recipe(tmp_path / "whole", table))).ledger.digest()
+    for rounds in (1, 4, 7):
+        config = new_search(recipe(tmp_path / str(rounds), table))
+        trial = ready(config)
+        for _ in range(rounds):
+            trial.step()
+        trial.close()
+        assert finished(config).ledger.digest() == whole
+
+
+def test_another_seed_is_another_search(tmp_path: Path, table: Path) -> None:
+    digests = {
+        finished(new_search(recipe(tmp_path / str(seed), table).model_copy(update={"seed": seed})))
+        .ledger.digest() for seed in (0, 1)
+    }  # fmt: skip
+    assert len(digests) == 2
+
+
+def test_mlflow_has_the_parent_and_the_edit(tmp_path: Path, table: Path) -> None:
+    run = finished(new_search(recipe(tmp_path, table, steps=1)))
+    rows = list(run.ledger.rows())
+    client = MlflowClient(run.tracking_uri)
+    view = SearchView(client, run)
+    for row in rows:
+        view.write_row(row)
+    found = client.search_runs([view._experiment], f"tags.`mlflow.parentRunId` = '{view.parent}'")
+    children = {one.data.tags["weft.candidate_id"]: one for one in found}
+    for row in rows:
+        tags = children[row.candidate.id].data.tags
+        assert tags.get("weft.parent_candidate", "") == row.parent
+        assert tags.get("weft.edit", "") == row.edit
+
+
+def test_old_rows_keep_their_digest() -> None:
+    plain = made_row(3)
+    assert plain.digest == Row.model_validate(plain.model_dump()).digest
+    assert plain.model_copy(update={"parent": "p", "edit": "e"}).digest != plain.digest
+
+
+@pytest.mark.parametrize(
+    ("searcher", "field", "words"),
+    [
+        ({"transform": ["|conv_9x9~0|+|none~0|none~1|+|none~0|none~1|none~2|"]}, "searcher.transform.0.cell",
+         "operations none"),
+        ({"transform": [[0, 1, 2]]}, "searcher.transform.0.genes", "6 genes"),
+        ({"transform": [[0, 1, 2, 3, 4, 9]]}, "searcher.transform.0.genes.5 (2-3)", "0 to 4"),
+        ({"policy": {"encoder": "graph"}}, "searcher.policy.cell", "two links into each node"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_found_before_a_run_begins(
+    searcher: dict[str, Any], field: str, words: str, tmp_path: Path, table: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        new_search(recipe(tmp_path / "runs", table, **searcher))
+    assert caught.value.field == field and words in caught.value.allowed
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_space_without_cells_cannot_be_rewritten(tmp_path: Path) -> None:
+    changes = {"space": {"kind": "small_chain"}, "searcher": {"kind": "nat", "transform": [[0] * 8]}}
+    with pytest.raises(UserError, match="a space of cells"):
+        new_search(SearchRecipe.model_validate({
+            "version": 1, "name": "chain", "storage": tmp_path, "data": {"name": "digits", "limit": 160},
+            "supernet": {"steps": 4, "batch_size": 16}, "score": {"batch_size": 64}, **changes,
+        }))  # fmt: skip
+
+
+def test_the_command_says_what_changed(tmp_path: Path, table: Path) -> None:
+    raw = {**RECIPE, "score": {**RECIPE["score"], "path": str(table)}}
+    (tmp_path / "nat.yaml").write_text(yaml.safe_dump(raw))
+    ended = weft("search", "nat.yaml", "--local", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    lines = ended.out.splitlines()
+    head = next(number for number, line in enumerate(lines) if line.strip().startswith("transformed"))
+    assert lines[head + 2].split()[:7] == ["given", "3", "3", "2", "4", "1", "0"]
+    assert lines[head + 3].split()[0] == "found"
+    assert any("what changed" in line for line in lines) and any(": none to skip" in line for line in lines)
+    assert "what changed" in weft("show", "nat", cwd=tmp_path).out
