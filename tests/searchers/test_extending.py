@@ -12,6 +12,7 @@ from searchers.extending import BY_ASKS, BY_GENERATIONS, with_budget
 from searchers.grid import GridSettings
 from searchers.local_search import LocalSettings
 from searchers.model_based import ModelBasedSettings
+from searchers.nat import NatSettings
 from searchers.nsga import NsgaSettings
 from searchers.random_search import RandomSettings
 from searchers.regularised_evolution import RegularisedEvolutionSettings
@@ -28,6 +29,7 @@ SETTINGS: list[SearcherSettings] = [
     NsgaSettings(population=7, generations=2),
 ]
 GRID = GridSettings()
+NAT = NatSettings(transform=((0,) * 6,))  # the weight of entropy follows the number of steps
 
 
 def asks(settings: SearcherSettings, size: int, depth: int, known: int = 0) -> list[Genes]:
@@ -60,7 +62,7 @@ def test_the_first_asks_do_not_depend_on_the_budget(
 
 def test_every_searcher_is_looked_at() -> None:
     union, _ = get_args(SearcherSettings)
-    assert {type(one) for one in (*SETTINGS, GRID)} == set(get_args(union))
+    assert {type(one) for one in (*SETTINGS, GRID, NAT)} == set(get_args(union))
     assert {type(one) for one in SETTINGS} == {*BY_ASKS, *BY_GENERATIONS}
 
 
@@ -86,6 +88,7 @@ def test_a_budget_is_what_is_asked_for_in_all() -> None:
         (SETTINGS[5], 14, "from 21 on"),
         (SETTINGS[6], 7, "whole generations"),
         (GRID, 30, "searcher: 'grid' cannot be used; allowed: one that can be extended: random, local, "),
+        (NAT, 30, "searcher: 'nat' cannot be used"),
     ],
 )
 def test_what_is_refused(settings: SearcherSettings, budget: int, words: str) -> None:
