@@ -160,7 +160,8 @@ def test_a_space_without_cells_cannot_be_rewritten(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a space of cells"):
         new_search(SearchRecipe.model_validate({
             "version": 1, "name": "chain", "storage": tmp_path, "data": {"name": "digits", "limit": 160},
-            "supernet": {"steps": 4, "batch_size": 16}, "score": {"kind": "computed", "batch_size": 64}, **changes,
+            "supernet": {"steps": 4, "batch_size": 16}, **changes,
+            "score": {"kind": "computed", "batch_size": 64},
         }))  # fmt: skip
 
 
