@@ -27,6 +27,7 @@ from searchers.nat import Rewriting
 from searchers.transformer import PolicySettings, Transformer
 
 SPACE = NasBench201Space(NasBench201Settings(), Shape(3, 32, 32), 10)
+WORDS = SPACE.becomes(0, 0)  # and their options, the same for every link
 REWRITING = Rewriting(SPACE, "nat", strict=True)
 HELD_OUT, CANDIDATES = 500, 10
 CELLS, DRAWS = 64, 8  # a step
@@ -63,14 +64,14 @@ def cube(path: Path, column: str) -> np.ndarray:
 
 def becomes() -> list[list[str | None]]:
     """What each action makes of each option; None where it is not allowed."""
-    words = sorted(SPACE.words[0], key=SPACE.words[0].__getitem__)
+    words = sorted(WORDS, key=WORDS.__getitem__)
     return [REWRITING.actions.becomes(word) for word in words]
 
 
 @lru_cache(maxsize=1)
 def options() -> list[list[int]]:
     """What each option may become, itself among it."""
-    return [[SPACE.words[0][word] for word in some if word] for some in becomes()]
+    return [[WORDS[word] for word in some if word] for some in becomes()]
 
 
 def reachable(genes: Genes) -> list[Genes]:
@@ -95,11 +96,11 @@ def trained(
     policy = Transformer(settings, REWRITING.actions, 6, seed)
     hidden = table.copy()
     hidden[tuple(np.array(held_out).T)] = np.nan  # as if it had failed
-    after = np.array([[SPACE.words[0].get(word or "", -1) for word in some] for some in becomes()])
+    after = np.array([[WORDS.get(word or "", -1) for word in some] for some in becomes()])
     for step in range(steps):
         rng = counter_random(seed, "cells", step)
         some = [cells[rng.randrange(len(cells))] for _ in range(CELLS)]
-        drawn_from = policy.policy([SPACE.links(genes) for genes in some], REWRITING.legal(some))
+        drawn_from = policy.policy([SPACE.cells(genes)[0] for genes in some], REWRITING.legal(some))
         actions = policy.draws(drawn_from, DRAWS, step)
         before = np.array(some)
         rewritten = after[before[None], actions.numpy()]
@@ -155,7 +156,7 @@ def measured(path: Path, asked: dict[str, Any]) -> dict[str, float]:
                 [
                     value(SPACE.rewritten(genes, one))
                     for one in policy.proposals(
-                        SPACE.links(genes), CANDIDATES, lambda words: True, "held out", *genes,
+                        SPACE.cells(genes), CANDIDATES, lambda words: True, "held out", *genes,
                         legal=REWRITING.legal([genes]), drawn=way,
                     )
                 ]

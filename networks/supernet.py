@@ -27,8 +27,8 @@ class SuperStage(StageModule):
     """A stage whose edges in `choices` (position -> registered operations) hold a module for each of them.
 
     Modules are keyed as the stand-alone stage's are; below the key of a searched edge comes the name of
-    the operation. Batch normalisation inside options has no scale and shift: they would be learned by
-    other paths than the one that uses them (SPOS).
+    the operation. Batch normalisation inside options, and in the projections of two inputs, has no scale and
+    shift: they would be learned by other paths than the one that uses them (SPOS, DARTS).
     """
 
     def __init__(
@@ -38,15 +38,22 @@ class SuperStage(StageModule):
         entries: Sequence[Shape],
         choices: Mapping[int, tuple[str, ...]],
         plans: dict[object, Plan],
+        twins: Mapping[int, int] = {},
     ) -> None:
         super().__init__(graph, stage, *entries)
+        if len(entries) > 1:  # cells of the DARTS family, as their releases do while they search
+            without_scale(self.projection)
         self.operations = nn.ModuleDict(dict(self.build_nodes()))
         self.options = nn.ModuleDict()
         self.choices = dict(choices)
+        # Where the modules of a searched edge are: its own, or those of the edge that it shares them with.
+        self._held = {position: edge_key(graph.edges[twins.get(position, position)]) for position in choices}
         for position, edge in enumerate(graph.edges):
             # A sum leaves `none` out (`silent_edges`); a mean counts its zeros, so there it is a module.
             averages = graph.aggregation_of[edge.target] == "mean"
             absent = {"identity"} if averages else {"identity", "none"}
+            if position in choices and self._held[position] != edge_key(edge):
+                continue
             if position in choices:
                 built = {
                     name: without_scale(self.build_edge(edge, name))
@@ -86,11 +93,14 @@ class SuperStage(StageModule):
         """The modules of this choice, keyed as in a stand-alone stage."""
         operations = dict(self.operations.items())
         for position, name in chosen.items():
-            key = edge_key(self.graph.edges[position])
-            options = cast(nn.ModuleDict, self.options[key])
+            options = self.held(position)
             if name in options:
-                operations[key] = options[name]
+                operations[edge_key(self.graph.edges[position])] = options[name]
         return operations
+
+    def held(self, position: int) -> nn.ModuleDict:
+        """The modules of a searched edge by operation: its own, or those that it shares."""
+        return cast(nn.ModuleDict, self.options[self._held[position]])
 
     def used_operations(self, chosen: Mapping[int, str]) -> dict[str, nn.Module]:
         """Those that this choice runs: not the ones that nothing on the way to the output reads."""
@@ -114,20 +124,24 @@ class Supernet(nn.Module):
         self._rules: list[dict[int, int]] = [{} for _ in template.stages]  # edge -> gene
         for site, gene in sorted(space.sites.items()):
             self._rules[site.stage][site.edge] = gene
-        names = [
-            tuple(some[option].operation for option in values)
-            for some, values in zip(space.options, space.kept, strict=True)
-        ]
         plans: dict[Graph, dict[object, Plan]] = {}  # shared by the stages of one graph
         self.stages = nn.ModuleList(
             SuperStage(
                 (graph := template.graph(position)), stage, template.entries(position, shapes),
-                {edge: names[gene] for edge, gene in self._rules[position].items()},
-                plans.setdefault(graph, {}),
+                self._choices(graph, self._rules[position]), plans.setdefault(graph, {}), space.twins,
             )
             for position, stage in enumerate(template.stages)
         )  # fmt: skip
         self.head = Head(template, shapes[-1].c)
+
+    def _choices(self, graph: Graph, rules: Mapping[int, int]) -> dict[int, tuple[str, ...]]:
+        """What each searched edge of a graph may hold, with what those may that share its weights."""
+        space, found = self.space, dict[int, dict[str, None]]()
+        for edge, gene in rules.items():
+            names = [space.at(gene, option, graph.edges[edge]) for option in space.kept[gene]]
+            for place in {edge, space.twins.get(edge, edge)}:
+                found.setdefault(place, {}).update(dict.fromkeys(names))
+        return {edge: tuple(names) for edge, names in found.items()}
 
     def forward(self, x: Tensor, genes: Genes) -> Tensor:
         stages, chosen = zip(*self._walk(genes), strict=True)
@@ -141,9 +155,9 @@ class Supernet(nn.Module):
         """Each stage with the operations that the genes choose for it."""
         if not self.space.legal(genes):
             self.space.check(genes)
-        names = self.space.operations(genes)
         for stage, rule in zip(self.super_stages, self._rules, strict=True):
-            yield stage, {edge: names[gene] for edge, gene in rule.items()}
+            edges = stage.graph.edges
+            yield stage, {edge: self.space.at(gene, genes[gene], edges[edge]) for edge, gene in rule.items()}
 
     def set_executor(self, executor: Executor) -> None:
         """As `Network.set_executor`."""
@@ -161,18 +175,16 @@ class Supernet(nn.Module):
         yield self.stem
         for stage, chosen in self._walk(genes):
             yield stage.projection
-            yield from stage.used_operations(chosen).values()
+            yield from dict.fromkeys(stage.used_operations(chosen).values())  # twins may use one module twice
         yield self.head
 
     def searched_weights(self, gene: int, option: int) -> list[nn.Module]:
         """What holds the weights of one option of one gene: a module for each site that it rules."""
-        name = self.space.options[gene][option].operation
         found = []
         for stage, rule in zip(self.super_stages, self._rules, strict=True):
             for edge in (edge for edge, ruled_by in rule.items() if ruled_by == gene):
-                options = cast(nn.ModuleDict, stage.options[edge_key(stage.graph.edges[edge])])
-                if name in options:
-                    found.append(options[name])
+                name = self.space.at(gene, option, stage.graph.edges[edge])
+                found += [module for key, module in stage.held(edge).items() if key == name]
         return found
 
     @torch.no_grad()

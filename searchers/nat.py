@@ -3,7 +3,7 @@ to those that are given (1910.14488, 2102.10301; NAT spec section 4)."""
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from networks.spaces.choices import ChoiceSpace
 from networks.spaces.space import Genes, SearchSpace
 from searchers.problem import Problem
 from searchers.searcher import Evaluation
-from searchers.transformer import PolicySettings, Transformer, Words, reward
+from searchers.transformer import PolicySettings, Transformer, Words, reward, words_of
 from searchers.transitions import Actions, Rule, never_costlier
 
 
@@ -56,7 +56,7 @@ class NatSettings(BaseModel):
             except UserError as error:
                 raise error.under(f"searcher.transform.{position}") from None
             found.append(genes)
-        cells = [rewriting.links(genes) for genes in found]
+        cells = rewriting.cells(found)
         try:
             Transformer(self.policy, rewriting.actions, len(cells[0].ends), 0).policy(cells)
         except UserError as error:
@@ -75,37 +75,49 @@ class Rewriting:
         if not isinstance(space, ChoiceSpace):
             raise UserError("space.kind", type(space).__name__, "a space of cells, such as nasbench201")
         self.space, self.strict = space, strict
-        words = sorted({word for some in space.words for word in some})
-        self.actions = Actions(rule, words)
+        words = {
+            word
+            for gene, options in enumerate(space.kept)
+            for option in options
+            for word in space.becomes(gene, option)
+        }
+        self.actions = Actions(rule, sorted(words))
 
-    def links(self, genes: Genes) -> Links:
-        return self.space.links(genes)
+    def cells(self, candidates: Iterable[Genes]) -> list[Links]:
+        """Of all of them, one candidate after the other."""
+        return [cell for genes in candidates for cell in self.space.cells(genes)]
 
-    def legal(self, cells: Sequence[Genes]) -> np.ndarray:
+    def legal(self, candidates: Sequence[Genes]) -> np.ndarray:
         """What each action may do here, beside what the rule says: bool (cells, links, actions)."""
-        return np.stack(
-            [[table[gene] for table, gene in zip(self._tables, genes, strict=True)] for genes in cells]
-        )
+        cells = self.space.cells(candidates[0])
+        found = [
+            [table[gene] for table, gene in zip(self._tables, genes, strict=True)] for genes in candidates
+        ]
+        return np.array(found, bool).reshape(len(candidates) * len(cells), -1, len(self.actions.names))
 
     @cached_property
     def _tables(self) -> list[np.ndarray]:
         """For each gene: bool (options, actions)."""
         found = []
-        for some, costs in zip(self.space.words, self.space.cost_table, strict=True):
+        for gene, costs in enumerate(self.space.cost_table):
             cheap = np.ones((len(costs),) * 2, bool)  # from, to
             if self.strict:
                 for name in ("params", "macs"):
                     row = np.array([getattr(one, name) for one in costs])
                     cheap = never_costlier(cheap, np.broadcast_to(row, cheap.shape), range(len(costs)))
             table = np.zeros((len(costs), len(self.actions.names)), bool)
-            for word, option in some.items():
+            for option in self.space.kept[gene]:
+                some = self.space.becomes(gene, option)
+                (word,) = (word for word, number in some.items() if number == option)
                 for action, after in enumerate(self.actions.becomes(word)):
-                    table[option, action] = after in some and cheap[option, some[after]]
+                    if after is not None and after in some and cheap[option, some[after]]:
+                        table[option, action] = True
             found.append(table)
         return found
 
     def after(self, genes: Genes, actions: Sequence[int]) -> Genes:
-        return self.space.rewritten(genes, self.actions.after(self.links(genes).words, actions))
+        """actions: of all cells' links, in order."""
+        return self.space.rewritten(genes, self.actions.after(words_of(self.space.cells(genes)), actions))
 
 
 class NatSearcher:
@@ -120,7 +132,7 @@ class NatSearcher:
         self.problem, self.settings = problem, settings
         self._rewriting = Rewriting(problem.space, settings.rule, strict=settings.strict)
         self.given = settings.given(problem.space)
-        links = len(self._rewriting.links(self.given[0]).ends)
+        links = len(self._rewriting.cells(self.given)[0].ends)
         self._transformer = Transformer(settings.policy, self._rewriting.actions, links, problem.seed)
         self._stages = self._staged()
         self._queue: deque[Genes] = deque()
@@ -176,13 +188,11 @@ class NatSearcher:
         settings, seed = self.settings, self.problem.seed
         rng = counter_random(seed, "nat", "cells", step)
         cells = [self.problem.space.sample(rng) for _ in range(settings.cells)]
-        policy = self._transformer.policy(
-            [self._rewriting.links(genes) for genes in cells], self._rewriting.legal(cells)
-        )
+        policy = self._transformer.policy(self._rewriting.cells(cells), self._rewriting.legal(cells))
         actions = self._transformer.draws(policy, settings.draws, step)
         after = [
             [self._rewriting.after(genes, some) for genes, some in zip(cells, draw, strict=True)]
-            for draw in actions.tolist()
+            for draw in actions.reshape(settings.draws, len(cells), -1).tolist()
         ]
         self._values, self._parents = {}, {}
         for draw in after:
@@ -207,7 +217,7 @@ class NatSearcher:
             return self.problem.feasible(rewriting.space.rewritten(genes, words))
 
         found = self._transformer.proposals(
-            rewriting.links(genes), self.settings.candidates, fits, "proposals", *genes,
+            rewriting.cells([genes]), self.settings.candidates, fits, "proposals", *genes,
             legal=rewriting.legal([genes]), drawn=self.settings.proposals == "drawn",
         )  # fmt: skip
         return [rewriting.space.rewritten(genes, words) for words in found]

@@ -3,7 +3,7 @@ spec sections 3 and 4)."""
 
 import heapq
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Literal
 
@@ -101,41 +101,45 @@ class Transformer:
         return policy.draw(number, counter_generator(self.seed, "actions", *path))
 
     def learn(self, policy: Policy, actions: Tensor, rewards: Tensor, entropy_weight: float) -> None:
-        """One step of the policy gradient. rewards: (number, cells), as `actions`; not finite where nothing
-        is known, of which nothing is learnt."""
+        """One step of the policy gradient. rewards: (number, candidates), where a candidate has one cell of
+        `actions` or several, one after the other; not finite where nothing is known, of which nothing is
+        learnt."""
         if self._adam is None:
             return
         known = rewards.isfinite()
         if self.settings.floor is not None:
             rewards = rewards.clamp_min(self.settings.floor)
         expected = beside if self.settings.baseline == "cell" else self._moving.advantages
-        advantages = expected(rewards, known)
+        cells = actions.shape[1] // rewards.shape[1]  # of a candidate
+        advantages = expected(rewards, known).repeat_interleave(cells, 1)
         self._adam.zero_grad()
-        loss(policy, actions, advantages, entropy_weight).backward()
+        # Of a candidate the log probabilities and the entropies of its cells add up.
+        (cells * loss(policy, actions, advantages, entropy_weight)).backward()
         self._adam.step()
 
     def proposals(
         self,
-        cell: Links,
+        cells: Sequence[Links],
         number: int,
         fits: Callable[[Words], bool],
         *path: int | str,
         legal: np.ndarray | None = None,
         drawn: bool = False,
     ) -> list[Words]:
-        """At most so many rewritings of a cell that are `fits`, no two alike and none the cell as it is: the
-        likeliest ones, or (`drawn`) the likeliest and then draws, as NAT does. A policy that has learnt draws
-        the same again and again, so that the likeliest are more."""
+        """At most so many rewritings of a candidate's cells that are `fits`, as the words of all links, no
+        two alike and none the candidate as it is: the likeliest ones, or (`drawn`) the likeliest and then
+        draws, as NAT does. A policy that has learnt draws the same again and again, so that the likeliest are
+        more."""
         with torch.no_grad():
-            policy = self.policy([cell], legal)
-        some = likeliest(policy.log_probabilities[0])
+            policy = self.policy(cells, legal)
+        now, some = words_of(cells), likeliest(policy.log_probabilities.flatten(0, 1))
         if drawn:
-            draws = self.draws(policy, TRIES * number, *path)[:, 0].tolist()
+            draws = self.draws(policy, TRIES * number, *path).flatten(1).tolist()
             some = chain([next(some)], map(tuple, draws))
         found: dict[Words, None] = {}
         for actions in islice(some, TRIES * number):
-            words = self.actions.after(cell.words, actions)
-            if words != cell.words and fits(words):
+            words = self.actions.after(now, actions)
+            if words != now and fits(words):
                 found.setdefault(words)
             if len(found) == number:
                 break
@@ -158,6 +162,11 @@ def likeliest(log_probabilities: Tensor) -> Iterator[tuple[int, ...]]:
             if rank + 1 < len(logs[link]) and after not in known:
                 known.add(after)
                 heapq.heappush(heap, (negative + logs[link][rank] - logs[link][rank + 1], after))
+
+
+def words_of(cells: Iterable[Links]) -> Words:
+    """Of all their links, in order."""
+    return tuple(word for cell in cells for word in cell.words)
 
 
 def reward(value: float, before: float) -> float:

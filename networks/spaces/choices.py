@@ -11,6 +11,7 @@ from networks.architecture import Architecture, digest_of
 from networks.cells import SHORT, Links
 from networks.complexity import Complexity
 from networks.errors import UserError
+from networks.graph import Edge
 from networks.spaces.space import Genes, SearchSpace, drawn
 
 End = Callable[..., Any]  # min or max
@@ -82,13 +83,28 @@ class ChoiceSpace(SearchSpace):
         """What the gene after `prefix` can be in the part of the space that has these options."""
         return kept[len(prefix)]
 
+    # What a supernet asks.
+
+    def at(self, gene: int, option: int, edge: Edge) -> str:
+        """The registered operation on an edge that this gene rules."""
+        return self.options[gene][option].operation
+
+    @property
+    def twins(self) -> Mapping[int, int]:
+        """Edges of a graph that share the weights of another one, by position: their own -> the other's."""
+        return {}
+
     # What rewrites candidates (searchers/nat.py) asks. A space without `ends` is not made of cells.
 
     ends: tuple[tuple[int, int], ...] = ()
 
+    def becomes(self, gene: int, option: int) -> Mapping[str, int]:
+        """The words of cells (networks/cells.py) that a gene which has this option can choose, its own among
+        them, and their options. Raises `UserError` in a space that is none of cells."""
+        return self._words[gene]
+
     @cached_property
-    def words(self) -> tuple[dict[str, int], ...]:
-        """For each gene, the words of cells that it can choose (networks/cells.py), and their options."""
+    def _words(self) -> tuple[dict[str, int], ...]:
         found = []
         for some, kept in zip(self.options, self.kept, strict=True):
             unknown = [some[option].operation for option in kept if some[option].operation not in SHORT]
@@ -99,14 +115,17 @@ class ChoiceSpace(SearchSpace):
             found.append({SHORT[some[option].operation]: option for option in kept})
         return tuple(found)
 
-    def links(self, genes: Genes) -> Links:
-        """The cell as links. Raises `UserError` in a space that is none of cells."""
-        known = [{option: word for word, option in some.items()} for some in self.words]
-        return Links(self.ends, tuple(some[gene] for some, gene in zip(known, genes, strict=True)))
+    def cells(self, genes: Genes) -> tuple[Links, ...]:
+        """The candidate's cells, whose links are its genes in order. Raises as `becomes`."""
+        known = [{option: word for word, option in some.items()} for some in self._words]
+        return (Links(self.ends, tuple(some[gene] for some, gene in zip(known, genes, strict=True))),)
 
     def rewritten(self, genes: Genes, words: Sequence[str]) -> Genes:
-        """The candidate with these operations instead, in the order of its links."""
-        return tuple(some[word] for some, word in zip(self.words, words, strict=True))
+        """The candidate with these operations instead, in the order of its genes."""
+        return tuple(
+            self.becomes(gene, option)[word]
+            for gene, (option, word) in enumerate(zip(genes, words, strict=True))
+        )
 
     def edit(self, before: Genes, after: Genes) -> str:
         """What changed, as words: ``0-1: nor_conv_3x3 to none``."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from networks.architecture import Architecture, digest_of
 from networks.complexity import Complexity
 from networks.errors import UserError
+from networks.graph import Edge
 from networks.spaces.choices import ChoiceSpace, End, Kept, Option, Site
 from networks.spaces.space import Genes
 
@@ -54,6 +55,13 @@ class NarrowedSpace(ChoiceSpace):
     @cached_property
     def template(self) -> Architecture:
         return self.whole.template
+
+    def at(self, gene: int, option: int, edge: Edge) -> str:
+        return self.whole.at(gene, option, edge)
+
+    @property
+    def twins(self) -> Mapping[int, int]:
+        return self.whole.twins
 
     def parse(self, text: str) -> Genes:
         return self.whole.parse(text)

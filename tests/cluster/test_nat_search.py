@@ -78,7 +78,7 @@ def test_every_rewriting_has_a_parent_and_an_edit(tmp_path: Path, table: Path) -
         parent = by_id[row.parent]
         assert parent.candidate.ask_index < row.candidate.ask_index and row.edit
         assert row.edit == SPACE.edit(parent.candidate.genes, row.candidate.genes)
-        before, after = (SPACE.links(one.candidate.genes).words for one in (parent, row))
+        before, after = (SPACE.cells(one.candidate.genes)[0].words for one in (parent, row))
         assert all(new in reachable(old, "nat") for old, new in zip(before, after, strict=True))
         assert row.cost.params <= parent.cost.params and row.cost.macs <= parent.cost.macs
 

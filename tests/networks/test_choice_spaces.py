@@ -20,6 +20,7 @@ from networks.counters import counter_generator
 from networks.errors import UserError
 from networks.network import Network, build_network
 from networks.plan import edge_key
+from networks.spaces.cells import CellsSettings, CellsSpace
 from networks.spaces.chain import ShuffleNetSettings, ShuffleNetSpace, SmallChainSettings, SmallChainSpace
 from networks.spaces.choices import ChoiceSpace, Option
 from networks.spaces.darts import DartsSettings, DartsSpace
@@ -51,7 +52,8 @@ MOBILE = MobileNetSpace(
 )  # fmt: skip
 DARTS = DartsSpace(DartsSettings(channels=4, cells=3, regime="cifar"), IMAGE, 10)
 INDEPENDENT: list[ChoiceSpace] = [CELLS, CHAIN, SHUFFLE, MOBILE]  # small, and each gene by itself
-over_spaces = pytest.mark.parametrize("space", [*INDEPENDENT, DARTS], ids=lambda space: space.kind)
+ANY_CELLS = CellsSpace(CellsSettings(channels=4, cells=3), IMAGE, 10)
+over_spaces = pytest.mark.parametrize("space", [*INDEPENDENT, DARTS, ANY_CELLS], ids=lambda space: space.kind)
 over_independent = pytest.mark.parametrize("space", INDEPENDENT, ids=lambda space: space.kind)
 
 

@@ -61,7 +61,7 @@ def test_it_learns_and_then_proposes() -> None:
 
 
 def all_rewritings(genes: Genes) -> list[tuple[str, ...]]:
-    return list(product(*(reachable(word, "nat") for word in SPACE.links(genes).words)))
+    return list(product(*(reachable(word, "nat") for word in SPACE.cells(genes)[0].words)))
 
 
 def test_nothing_is_asked_for_twice_in_a_step() -> None:
@@ -95,7 +95,7 @@ def test_what_each_action_may_do() -> None:
     rewriting = Rewriting(SPACE, "nat", strict=True)
     assert rewriting.actions.names == ("keep", "S", "N")
     legal = rewriting.legal([(0, 1, 3, 2, 4, 0)])[0] & rewriting.actions.allowed(
-        SPACE.links((0, 1, 3, 2, 4, 0)).words
+        SPACE.cells((0, 1, 3, 2, 4, 0))[0].words
     )
     # none and skip stay or become each other; what computes stays, or becomes either.
     assert legal.tolist() == [
@@ -104,14 +104,14 @@ def test_what_each_action_may_do() -> None:
     assert rewriting.after((0, 1, 3, 2, 4, 0), [1, 2, 0, 1, 2, 0]) == (1, 0, 3, 1, 0, 0)
     wide = Rewriting(SPACE, "nat++", strict=True)
     assert wide.actions.names == ("N", "S", "avg3", "c1", "c3")
-    links = SPACE.links((3,) * 6)
+    links = SPACE.cells((3,) * 6)[0]
     assert (wide.legal([(3,) * 6])[0] & wide.actions.allowed(links.words)).all(), "c3 may become all of these"
     assert not wide.legal([(2,) * 6])[0][0, 4], "c3 costs more than c1"
 
 
 def test_cells_have_words() -> None:
     genes = cell_genes("|avg_pool_3x3~0|+|none~0|nor_conv_1x1~1|+|skip_connect~0|nor_conv_3x3~1|none~2|")
-    links = SPACE.links(genes)
+    links = SPACE.cells(genes)[0]
     assert links.words == ("avg3", "N", "c1", "S", "c3", "N")
     assert links.ends == ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
     assert SPACE.rewritten(genes, links.words) == genes

@@ -71,7 +71,7 @@ def test_a_trained_policy_finds_the_best_of_all() -> None:
     for seed in SEEDS:
         planted = Planted(seed, pairs=False)
         policy = trained(planted, seed)
-        proposals = policy.proposals(CELL.links, 10, lambda words: True, "t")
+        proposals = policy.proposals([CELL.links], 10, lambda words: True, "t")
         best = max(proposals, key=planted.gains.__getitem__)
         found += best == planted.best()
         mean = np.mean([planted.gains[words] for words in proposals])
@@ -85,7 +85,7 @@ def test_a_trained_policy_finds_the_best_of_all() -> None:
 def test_so_do_the_other_encoders(encoder: EncoderName) -> None:
     planted = Planted(0, pairs=True)
     best = planted.gains[planted.best()]
-    proposals = trained(planted, 0, encoder).proposals(CELL.links, 10, lambda words: True, "t", drawn=True)
+    proposals = trained(planted, 0, encoder).proposals([CELL.links], 10, lambda words: True, "t", drawn=True)
     assert max(planted.gains[words] for words in proposals) >= 0.9 * best
 
 
@@ -97,7 +97,7 @@ def test_with_a_bound_it_finds_the_best_within() -> None:
     within = planted.best(kappa)
     assert within != whole
     policy = trained(planted, 1)
-    proposals = policy.proposals(CELL.links, 10, lambda words: price(words) <= kappa, "t")
+    proposals = policy.proposals([CELL.links], 10, lambda words: price(words) <= kappa, "t")
     assert all(price(words) <= kappa for words in proposals)
     assert max(proposals, key=planted.gains.__getitem__) == within
 
@@ -142,8 +142,8 @@ def test_the_likeliest_come_in_order_and_all_of_them() -> None:
 def test_proposals_are_new_and_different() -> None:
     some = Transformer(PolicySettings(encoder="uniform"), ACTIONS, 8, 0)
     for drawn in (False, True):
-        found = some.proposals(CELL.links, 30, lambda words: True, "t", drawn=drawn)
+        found = some.proposals([CELL.links], 30, lambda words: True, "t", drawn=drawn)
         assert len(set(found)) == len(found) == 30 and CELL.operations not in found
         assert set(found) <= set(REACHED)
     short = Cell(CELL.nodes[:1], (2,)).links
-    assert len(some.proposals(short, 30, lambda words: True, "t")) == 8, "all that there are"
+    assert len(some.proposals([short], 30, lambda words: True, "t")) == 8, "all that there are"
