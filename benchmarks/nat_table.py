@@ -23,7 +23,7 @@ from networks.architecture import Shape
 from networks.counters import counter_random
 from networks.spaces.nasbench201 import NasBench201Settings, NasBench201Space, cell_genes
 from networks.spaces.space import Genes
-from searchers.nat import Rewriting
+from searchers.rewriting import Rewriting
 from searchers.transformer import PolicySettings, Transformer
 
 SPACE = NasBench201Space(NasBench201Settings(), Shape(3, 32, 32), 10)

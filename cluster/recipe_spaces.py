@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from networks.architecture import Shape
+from networks.spaces.cells import CellsSettings, CellsSpace
 from networks.spaces.chain import ShuffleNetSettings, ShuffleNetSpace, SmallChainSettings, SmallChainSpace
 from networks.spaces.darts import DartsSettings, DartsSpace
 from networks.spaces.mobilenet import MobileNetSettings, MobileNetSpace
@@ -56,11 +57,32 @@ class DartsSection(DartsSettings):
         return DartsSpace(self, image, classes)
 
 
+class CellsSection(CellsSettings):
+    """Cells whose links may come from anywhere."""
+
+    kind: Literal["cells"] = "cells"
+
+    def build(self, image: Shape, classes: int) -> CellsSpace:
+        return CellsSpace(self, image, classes)
+
+
 ChoiceSection = Annotated[
-    NasBench201Section | ShuffleNetSection | SmallChainSection | MobileNetSection | DartsSection,
+    NasBench201Section
+    | ShuffleNetSection
+    | SmallChainSection
+    | MobileNetSection
+    | DartsSection
+    | CellsSection,
     Field(discriminator="kind"),
 ]
 SEARCHED_SPACES = tuple(
     str(section.model_fields["kind"].default)
-    for section in (NasBench201Section, ShuffleNetSection, SmallChainSection, MobileNetSection, DartsSection)
+    for section in (
+        NasBench201Section,
+        ShuffleNetSection,
+        SmallChainSection,
+        MobileNetSection,
+        DartsSection,
+        CellsSection,
+    )
 )

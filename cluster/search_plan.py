@@ -56,8 +56,9 @@ class SearchPlan:
             plan = cls(recipe, open_data(recipe.data), latencies)
             plan._check_scores()
             plan._check_supernet()
+        _ = plan.given  # names what is nearest to a bound that its own candidates cannot meet
         plan._check_constraints(measure=not plan.measures)
-        _ = plan.truth, plan.warm, plan.given
+        _ = plan.truth, plan.warm
         recipe.tracking.check_runs(plan.planned_asks)
         return plan
 
@@ -227,7 +228,9 @@ class SearchPlan:
     def given(self) -> list[Genes]:
         """The candidates that the search rewrites."""
         settings = self.recipe.searcher
-        return settings.given(self.space) if isinstance(settings, NatSettings) else []
+        if not isinstance(settings, NatSettings):
+            return []
+        return settings.given(self.space, self.recipe.constraints)
 
     @property
     def planned_asks(self) -> int:

@@ -100,7 +100,11 @@ class SuperStage(StageModule):
 
     def held(self, position: int) -> nn.ModuleDict:
         """The modules of a searched edge by operation: its own, or those that it shares."""
-        return cast(nn.ModuleDict, self.options[self._held[position]])
+        return cast(nn.ModuleDict, self.options[self.holder(position)])
+
+    def holder(self, position: int) -> str:
+        """The key of the edge that has them."""
+        return self._held[position]
 
     def used_operations(self, chosen: Mapping[int, str]) -> dict[str, nn.Module]:
         """Those that this choice runs: not the ones that nothing on the way to the output reads."""

@@ -3,24 +3,22 @@ to those that are given (1910.14488, 2102.10301; NAT spec section 4)."""
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from networks.cells import Links
 from networks.counters import counter_random
 from networks.errors import UserError
-from networks.spaces.choices import ChoiceSpace
 from networks.spaces.space import Genes, SearchSpace
+from searchers.constraints import Constraint
 from searchers.problem import Problem
+from searchers.rewriting import Rewriting, check_bounds
 from searchers.searcher import Evaluation
-from searchers.transformer import PolicySettings, Transformer, Words, reward, words_of
-from searchers.transitions import Actions, Rule, never_costlier
+from searchers.transformer import PolicySettings, Transformer, Words, reward
+from searchers.transitions import Rule
 
 
 class NatSettings(BaseModel):
@@ -45,9 +43,10 @@ class NatSettings(BaseModel):
     def most_asks(self, space: SearchSpace) -> int:
         return self.steps * self.cells * (1 + self.draws) + len(self.transform) * (1 + self.candidates)
 
-    def given(self, space: SearchSpace) -> list[Genes]:
+    def given(self, space: SearchSpace, constraints: Sequence[Constraint] = ()) -> list[Genes]:
         """What is to be transformed. Raises `UserError` for what is no candidate, for a space that is none of
-        cells, and for a policy that cannot see its cells."""
+        cells, for a bound that nothing meets which it can be rewritten to, and for a policy that cannot see
+        its cells."""
         rewriting, found = Rewriting(space, self.rule, strict=self.strict), []
         for position, one in enumerate(self.transform):
             try:
@@ -56,6 +55,8 @@ class NatSettings(BaseModel):
             except UserError as error:
                 raise error.under(f"searcher.transform.{position}") from None
             found.append(genes)
+        for position, genes in enumerate(found):
+            check_bounds(rewriting, genes, constraints, f"searcher.transform.{position}")
         cells = rewriting.cells(found)
         try:
             Transformer(self.policy, rewriting.actions, len(cells[0].ends), 0).policy(cells)
@@ -65,59 +66,6 @@ class NatSettings(BaseModel):
 
     def build(self, problem: Problem) -> "NatSearcher":
         return NatSearcher(problem, self)
-
-
-class Rewriting:
-    """What turns candidates of a space into cells for a policy, and what a policy does to them into
-    candidates. Raises `UserError` for a space that is none of cells."""
-
-    def __init__(self, space: SearchSpace, rule: Rule, *, strict: bool) -> None:
-        if not isinstance(space, ChoiceSpace):
-            raise UserError("space.kind", type(space).__name__, "a space of cells, such as nasbench201")
-        self.space, self.strict = space, strict
-        words = {
-            word
-            for gene, options in enumerate(space.kept)
-            for option in options
-            for word in space.becomes(gene, option)
-        }
-        self.actions = Actions(rule, sorted(words))
-
-    def cells(self, candidates: Iterable[Genes]) -> list[Links]:
-        """Of all of them, one candidate after the other."""
-        return [cell for genes in candidates for cell in self.space.cells(genes)]
-
-    def legal(self, candidates: Sequence[Genes]) -> np.ndarray:
-        """What each action may do here, beside what the rule says: bool (cells, links, actions)."""
-        cells = self.space.cells(candidates[0])
-        found = [
-            [table[gene] for table, gene in zip(self._tables, genes, strict=True)] for genes in candidates
-        ]
-        return np.array(found, bool).reshape(len(candidates) * len(cells), -1, len(self.actions.names))
-
-    @cached_property
-    def _tables(self) -> list[np.ndarray]:
-        """For each gene: bool (options, actions)."""
-        found = []
-        for gene, costs in enumerate(self.space.cost_table):
-            cheap = np.ones((len(costs),) * 2, bool)  # from, to
-            if self.strict:
-                for name in ("params", "macs"):
-                    row = np.array([getattr(one, name) for one in costs])
-                    cheap = never_costlier(cheap, np.broadcast_to(row, cheap.shape), range(len(costs)))
-            table = np.zeros((len(costs), len(self.actions.names)), bool)
-            for option in self.space.kept[gene]:
-                some = self.space.becomes(gene, option)
-                (word,) = (word for word, number in some.items() if number == option)
-                for action, after in enumerate(self.actions.becomes(word)):
-                    if after is not None and after in some and cheap[option, some[after]]:
-                        table[option, action] = True
-            found.append(table)
-        return found
-
-    def after(self, genes: Genes, actions: Sequence[int]) -> Genes:
-        """actions: of all cells' links, in order."""
-        return self.space.rewritten(genes, self.actions.after(words_of(self.space.cells(genes)), actions))
 
 
 class NatSearcher:

@@ -19,6 +19,7 @@ from cluster.search_report import search_markdown, write_search_report
 from networks.architecture import Shape
 from networks.errors import UserError
 from networks.spaces.nasbench201 import NasBench201Settings, NasBench201Space, cell_string
+from searchers.rewriting import Rewriting
 from searchers.transitions import reachable
 from tests.cluster.choices import new_search, ready, reports
 from tests.cluster.commands import weft
@@ -176,3 +177,62 @@ def test_the_command_says_what_changed(tmp_path: Path, table: Path) -> None:
     assert lines[head + 3].split()[0] == "found"
     assert any("what changed" in line for line in lines) and any(": none to skip" in line for line in lines)
     assert "what changed" in weft("show", "nat", cwd=tmp_path).out
+
+
+# On a supernet ------------------------------------------------------------------------------------
+
+BETA = "normal 2=sep3(0)+c3(1); 3=S(0)+dil3(2) | reduction 2=max3(0)+S(1); 3=sep3(0)+N(2)"
+
+
+def supernet_recipe(storage: Path, **searcher: Any) -> SearchRecipe:
+    return SearchRecipe.model_validate({
+        "version": 1, "name": "cells", "storage": storage, "data": {"name": "digits", "limit": 200},
+        "space": {"kind": "cells", "channels": 4, "cells": 3, "nodes": 2},
+        "supernet": {"steps": 6, "batch_size": 16, "paths_per_step": 2},
+        "searcher": {"kind": "nat", "transform": [BETA], "steps": 3, "cells": 2, "draws": 2, "candidates": 4,
+                     "policy": {"encoder": "graph"}, **searcher},
+        "score": {"kind": "computed", "names": ["accuracy"], "batch_size": 64}, "round": 40,
+    })  # fmt: skip
+
+
+def test_cells_are_rewritten_by_a_supernets_scores(tmp_path: Path) -> None:
+    asked = supernet_recipe(tmp_path)
+    run = finished(new_search(asked))
+    found = write_search_report(run, SearchPlan.of(asked))
+    (one,) = found["transformed"]
+    assert one["rewritings"] == 4 and str(one["before"]["names"]["genotype"]).startswith("normal 2=sep3(0)")
+    assert one["after"]["macs"] <= one["before"]["macs"] and one["after"]["params"] <= one["before"]["params"]
+    assert finished(new_search(supernet_recipe(tmp_path / "again"))).ledger.digest() == run.ledger.digest()
+
+
+def test_strict_rewriting_keeps_halving_edges_cheap(tmp_path: Path) -> None:
+    """Where an edge halves the size, a skip connection has weights: a pooling may not become one there."""
+    plan = SearchPlan.of(supernet_recipe(tmp_path))
+    (given,) = plan.given
+    for strict, allowed in ((True, False), (False, True)):
+        rewriting = Rewriting(plan.space, "nat", strict=strict)
+        legal = rewriting.legal([given])
+        assert legal.shape == (2, 4, 3)
+        assert bool(legal[1, 0, rewriting.actions.names.index("S")]) == allowed  # max3(0) of the reduction
+        assert legal[0, 0].all() and legal[0, 2].tolist() == [True, False, True]
+
+
+def test_a_bound_that_nothing_reachable_meets_is_refused_and_the_cheapest_named(
+    tmp_path: Path, table: Path
+) -> None:
+    asked = recipe(tmp_path, table, transform=[[3, 0, 2, 1, 1, 1]])
+    cheapest = (1, 0, 1, 1, 1, 1)  # skip connections cost nothing, and are more than nothing
+    least = SPACE.cost(cheapest).params
+    for bound, refused in ((least, False), (least - 1, True)):
+        bounded = SearchRecipe.model_validate(
+            {**asked.model_dump(), "constraints": [{"cost": "params", "at_most": bound}]}
+        )
+        if not refused:
+            SearchPlan.of(bounded)
+            continue
+        with pytest.raises(UserError) as caught:
+            SearchPlan.of(bounded)
+        assert caught.value.field == "constraints.0.at_most" and f"{least:,} or more" in caught.value.allowed
+        assert (
+            "transform.0" in caught.value.fix and SPACE.edit((3, 0, 2, 1, 1, 1), cheapest) in caught.value.fix
+        )

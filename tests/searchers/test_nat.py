@@ -10,8 +10,9 @@ from networks.errors import UserError
 from networks.spaces.nasbench201 import NasBench201Settings, NasBench201Space, cell_genes
 from networks.spaces.space import Genes
 from searchers.constraints import Constraint, Feasible
-from searchers.nat import NatSearcher, NatSettings, Rewriting
+from searchers.nat import NatSearcher, NatSettings
 from searchers.problem import Objective, Problem
+from searchers.rewriting import Rewriting
 from searchers.searcher import Candidate, Evaluation
 from searchers.testing import check_searcher
 from searchers.transformer import PolicySettings

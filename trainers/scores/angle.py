@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from networks.errors import UserError
 from networks.graph import Graph
 from networks.operations import find_operation
-from networks.plan import edge_key
 from networks.spaces.choices import ChoiceSpace, Site
 from networks.spaces.paths import Path, graph_paths, last_paths
 from networks.spaces.space import Genes
@@ -194,10 +193,10 @@ class _Weights:
         """What one option contributes at one site, once."""
         stage = cast(SuperStage, self.supernet.stages[site.stage])
         edge = stage.graph.edges[site.edge]
-        options = cast(nn.ModuleDict, stage.options[edge_key(edge)])
+        options = stage.held(site.edge)
         if operation not in options:
             return []
-        prefix = f"stages.{site.stage}.options.{edge_key(edge)}.{operation}"
+        prefix = f"stages.{site.stage}.options.{stage.holder(site.edge)}.{operation}"
         found = []
         for name, module in options[operation].named_modules(prefix=prefix):
             if isinstance(module, nn.Conv2d):
@@ -227,7 +226,11 @@ def _cells(
 ) -> Cells:
     """One stage. `rule`: edge -> gene. A path that an unsearched `none` cuts is left out."""
     graph = cast(SuperStage, supernet.stages[stage]).graph
-    options = [[option.operation for option in supernet.space.options[gene]] for gene in rule.values()]
+    space = supernet.space
+    options = [
+        [space.at(gene, option, graph.edges[edge]) for option in range(len(space.options[gene]))]
+        for edge, gene in rule.items()
+    ]
     alive = np.zeros((len(rule), max(map(len, options))), bool)
     products = np.zeros((*alive.shape, 3))
     for position, (edge, names) in enumerate(zip(rule, options, strict=True)):

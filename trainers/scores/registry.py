@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from networks.architecture import Shape
 from networks.errors import UserError, nearest
+from networks.spaces.cells import CellsSettings, CellsSpace
 from networks.spaces.chain import (
     ShuffleNetSettings,
     ShuffleNetSpace,
@@ -78,4 +79,5 @@ def _one_of_each_kind() -> tuple[ChoiceSpace, ...]:
         SmallChainSpace(SmallChainSettings(channels=2, head_channels=2), image, 2),
         MobileNetSpace(MobileNetSettings(channels=(2, 2, 4), repeats=(2,), strides=(1,)), image, 2),
         DartsSpace(DartsSettings(channels=4, cells=3, regime="cifar"), image, 2),
+        CellsSpace(CellsSettings(channels=4, cells=3, nodes=2), image, 2),
     )

@@ -8,6 +8,7 @@ import torch
 from networks.errors import UserError
 from networks.generators import WattsStrogatz
 from networks.randwire import RandWireTemplate
+from networks.spaces.cells import CellsSettings, CellsSpace
 from networks.spaces.chain import (
     ShuffleNetSettings,
     ShuffleNetSpace,
@@ -27,7 +28,7 @@ from trainers.scores.registry import SCORES, check_supported, find_score
 from trainers.scores.score import WORST, Bench
 from trainers.scores.testing import check_score
 
-KINDS = ("nasbench201", "small_chain", "spos_shufflenet", "mobilenet", "darts")
+KINDS = ("nasbench201", "small_chain", "spos_shufflenet", "mobilenet", "darts", "cells")
 # Dead candidates have costs, and the angle 0 (spec R4).
 WITHOUT_WORST = ("params", "macs", "angle", "angle_searched", "angle_last")
 
@@ -48,6 +49,8 @@ def space_of(kind: str, data: Data) -> ChoiceSpace:
         return MobileNetSpace(small, image, classes)
     if kind == "darts":
         return DartsSpace(DartsSettings(channels=4, cells=3, regime="cifar"), image, classes)
+    if kind == "cells":
+        return CellsSpace(CellsSettings(channels=4, cells=3), image, classes)
     settings = ShuffleNetSettings(channels=(8, 16, 32), repeats=(2, 2), head_channels=16)
     return ShuffleNetSpace(settings, image, classes)
 
@@ -80,6 +83,9 @@ def live_and_dead(space: ChoiceSpace) -> tuple[list[Genes], list[Genes]]:
     if isinstance(space, NasBench201Space):
         # 0-1 alone leads nowhere: as dead as no edge at all.
         return [(3,) * 6, (2, 1, 4, 3, 0, 3)], [(0,) * 6, (3, 0, 0, 0, 0, 0)]
+    if isinstance(space, CellsSpace):
+        nothing = tuple([8] * len(sizes))
+        return [space.sample(random.Random(i)) for i in range(2)], [nothing]
     if not space.independent:
         return [space.sample(random.Random(i)) for i in range(2)], []
     return [most, mixed], []
