@@ -1,5 +1,6 @@
 """The command line, `weft`: recipes and their searches; runs are in cli_runs.py, data sets in cli_data.py."""
 
+import json
 import logging
 import os
 import sys
@@ -69,6 +70,27 @@ def search(
             return search(parsed, Place(local, address), console, resume=resume)
 
     conclude(drive, again, as_json)
+
+
+@app.command()
+def transform(
+    recipe: RecipeName,
+    cells: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CELL", help="As the space writes it, a published name, or a file with either."
+        ),
+    ],
+    changes: Changes = None,
+    local: Local = False,
+    address: Address = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the recipe's unfinished run.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Rewrite cells of yours into better ones that cost no more, with a recipe whose searcher is `nat`."""
+    given = [Path(cell).read_text().strip() if Path(cell).is_file() else cell for cell in cells]
+    changes = [*(changes or []), f"searcher.transform={json.dumps(given)}"]
+    search(recipe, changes, local, address, resume, as_json)
 
 
 @app.command()

@@ -7,6 +7,7 @@ uniformly is NAT's p(.), with links that are not there among the draws.
 """
 
 import random
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Literal, get_args
@@ -26,6 +27,7 @@ from networks.cells import (
     parse_genotype,
 )
 from networks.errors import UserError
+from networks.genotypes import published
 from networks.graph import Edge, Graph, Node
 from networks.spaces.choices import ChoiceSpace, Kept, Option, Site
 from networks.spaces.space import Genes
@@ -178,7 +180,9 @@ class CellsSpace(ChoiceSpace):
         return tuple(genes)
 
     def parse(self, text: str) -> Genes:
-        return self.genes_of(parse_genotype(text))
+        """Either notation of genotypes, or the name of a published one."""
+        named = re.fullmatch(r"[\w-]+", text.strip())
+        return self.genes_of(published(named[0]) if named else parse_genotype(text))
 
     def names(self, genes: Genes) -> dict[str, object]:
         """Each link, and `genotype`."""

@@ -195,6 +195,19 @@ def supernet_recipe(storage: Path, **searcher: Any) -> SearchRecipe:
     })  # fmt: skip
 
 
+def test_a_cell_of_yours_in_one_command(tmp_path: Path, table: Path) -> None:
+    raw = {**RECIPE, "score": {**RECIPE["score"], "path": str(table)}}
+    (tmp_path / "nat.yaml").write_text(yaml.safe_dump(raw))
+    (tmp_path / "mine.txt").write_text(cell_string((2, 2, 1, 0, 3, 3)) + "\n")
+    words = ("transform", "nat.yaml", "mine.txt", cell_string(GIVEN), "--local", "--json")
+    ended = weft(*words, cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)["transformed"]
+    assert [one["genes"] for one in found] == [[2, 2, 1, 0, 3, 3], list(GIVEN)]
+    refused = weft("transform", "nat.yaml", "no such cell", "--local", cwd=tmp_path)
+    assert refused.code == 2 and "searcher.transform.0" in refused.err
+
+
 def test_cells_are_rewritten_by_a_supernets_scores(tmp_path: Path) -> None:
     asked = supernet_recipe(tmp_path)
     run = finished(new_search(asked))

@@ -35,10 +35,15 @@ def test_genotypes_are_candidates(name: str) -> None:
     again = SPACE.genotype(genes)
     for before, after in zip(given, again, strict=True):
         assert before.nodes == after.nodes and after.joined == (2, 3, 4, 5)
-    assert SPACE.parse(str(given)) == SPACE.parse(given.darts) == genes
+    assert SPACE.parse(str(given)) == SPACE.parse(given.darts) == SPACE.parse(name) == genes
     assert SPACE.names(genes)["genotype"] == str(again)
     assert [cell.words for cell in SPACE.cells(genes)] == [cell.operations for cell in given]
     assert [cell.ends for cell in SPACE.cells(genes)] == [cell.links.ends for cell in given]
+
+
+def test_a_name_that_nobody_published_is_refused() -> None:
+    with pytest.raises(UserError, match="DARTS_V2"):
+        SPACE.parse("DARTS_V3")
 
 
 def test_five_nodes_and_other_operations() -> None:
