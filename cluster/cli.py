@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from cluster.cli_data import data_app
-from cluster.cli_options import Address, AsJson, Changes, Local, RecipeName
+from cluster.cli_options import Address, AsJson, Changes, Local, RecipeName, read_if_file
 from cluster.cli_runs import runs_app
 from cluster.printing import (
     command,
@@ -77,9 +77,7 @@ def transform(
     recipe: RecipeName,
     cells: Annotated[
         list[str],
-        typer.Argument(
-            metavar="CELL", help="As the space writes it, a published name, or a file with either."
-        ),
+        typer.Argument(metavar="CELL", help="As the space writes it, a published name, or a file with it."),
     ],
     changes: Changes = None,
     local: Local = False,
@@ -88,7 +86,7 @@ def transform(
     as_json: AsJson = False,
 ) -> None:
     """Rewrite cells of yours into better ones that cost no more, with a recipe whose searcher is `nat`."""
-    given = [Path(cell).read_text().strip() if Path(cell).is_file() else cell for cell in cells]
+    given = list(map(read_if_file, cells))
     changes = [*(changes or []), f"searcher.transform={json.dumps(given)}"]
     search(recipe, changes, local, address, resume, as_json)
 

@@ -204,7 +204,7 @@ def test_a_cell_of_yours_in_one_command(tmp_path: Path, table: Path) -> None:
     assert ended.code == 0, ended.err
     found = json.loads(ended.out)["transformed"]
     assert [one["genes"] for one in found] == [[2, 2, 1, 0, 3, 3], list(GIVEN)]
-    refused = weft("transform", "nat.yaml", "no such cell", "--local", cwd=tmp_path)
+    refused = weft("transform", "nat.yaml", "no such cell " * 100, "--local", cwd=tmp_path)
     assert refused.code == 2 and "searcher.transform.0" in refused.err
 
 
