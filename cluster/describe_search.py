@@ -22,7 +22,7 @@ def describe_search(recipe: SearchRecipe) -> dict[str, Any]:
     plan.check_measured()
     drawn = [plan.space.sample(rng) for _ in range(64 if plan.measures else SAMPLED)]
     training, scoring = (0.0, 0.0) if plan.table is not None else _measure(plan)
-    steps = 0 if recipe.supernet is None else recipe.supernet.steps
+    steps = 0 if recipe.supernet is None else recipe.supernet.steps + recipe.trained_beside
     shrinking, rungs = recipe.shrinking, 0
     if shrinking is not None:
         rungs = likely_rungs(plan.space, shrinking)

@@ -89,7 +89,10 @@ def _of_supernet(run: Run, recipe: SearchRecipe, row: Row) -> Exported:
     run.check_data(plan)
     dropped = tuple(rung.dropped for rung in Rungs(run.folder / RUNGS).read())
     course = Course(recipe, plan.space, dropped)
-    store, steps = CheckpointStore(run.folder / "supernet"), course.until(len(dropped))
+    store, steps = (
+        CheckpointStore(run.folder / "supernet"),
+        course.until(len(dropped)) + recipe.trained_beside,
+    )
     checkpoint = store.newest()
     if checkpoint is None or checkpoint.epoch < steps:
         allowed = f"a whole checkpoint, unaltered, of step {steps:,}, with which candidates are scored"

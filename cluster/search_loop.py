@@ -73,7 +73,7 @@ class Stream:
     """What one searcher asks for, over all of its phases, and what it is told."""
 
     def __init__(self, searcher: Searcher, size: int, depth: int) -> None:
-        self._searcher, self._rounds = searcher, Rounds(searcher, size, depth)
+        self.searcher, self._rounds = searcher, Rounds(searcher, size, depth)
         self._waiting: deque[list[Genes]] = deque()  # asked for, and in no phase yet
         self._told: list[Evaluation] = []  # of a round of which a part is missing
         self.taken = 0
@@ -96,7 +96,7 @@ class Stream:
         self._told += evaluations
         if len(self._told) == len(self._rounds.open[0]):
             self._rounds.open.popleft()
-            self._searcher.tell(self._told)
+            self.searcher.tell(self._told)
             self._told = []
 
 
@@ -137,6 +137,12 @@ class SearchLoop:
         """Everything was asked, committed and told."""
         self._fill()
         return not self._asked
+
+    @property
+    def learnt(self) -> int:
+        """How often a searcher that rewrites has learnt so far."""
+        searcher = self._streams["search"].searcher
+        return searcher.learnt if isinstance(searcher, Rewriter) else 0
 
     def advance(self, pool: Scorer) -> list[Row]:
         """Score, commit and tell one round; its rows."""

@@ -147,6 +147,12 @@ class SearchRecipe(BaseRecipe):
             if trains_on and not self.supernet.final_lr:
                 fix = "It is the rate of what is trained after the steps over which the rate falls."
                 raise UserError("supernet.final_lr", 0.0, "above 0 with shrinking", fix)
+        if isinstance(self.searcher, NatSettings) and self.searcher.alternate is not None:
+            if self.supernet is None:
+                raise UserError("searcher.alternate", "given", "nothing without a supernet, which it trains")
+            if not self.supernet.final_lr:
+                fix = "It is the rate of what is trained after the steps over which the rate falls."
+                raise UserError("supernet.final_lr", 0.0, "above 0 with searcher.alternate", fix)
         if self.baseline and not self.has_baseline:
             raise UserError("baseline", True, f"nothing with {self.searcher.kind}: it would say nothing new")
         for position, (before, after) in enumerate(pairwise(self.extended), 1):
@@ -161,6 +167,11 @@ class SearchRecipe(BaseRecipe):
         before one could."""
         said: dict[str, Any] = write(self)
         return {name: value for name, value in said.items() if name not in {"extended", "shrinking"} or value}
+
+    @property
+    def trained_beside(self) -> int:
+        """Steps that the supernet trains while the searcher learns, after `supernet.steps`."""
+        return self.searcher.trained_beside() if isinstance(self.searcher, NatSettings) else 0
 
     @property
     def has_baseline(self) -> bool:

@@ -23,7 +23,9 @@ from cluster.shrinking import Course, Vote
 from cluster.stopwatch import TIMES, Stopwatch
 from cluster.supernet_checkpoints import SupernetCheckpoints
 from cluster.table_pool import TablePool
+from cluster.transformations import made_of
 from networks.errors import UserError
+from searchers.nat import NatSettings
 from searchers.shrinking import children_of, operator_scores
 from trainers.scores.score import WORST
 from trainers.training import Diverged
@@ -211,7 +213,11 @@ class SearchTrial:
 
     @property
     def _until(self) -> int:
-        return self.course.until(self._rung)
+        first, settings = self.course.until(self._rung), self.config.recipe.searcher
+        if not isinstance(settings, NatSettings) or settings.alternate is None:
+            return first
+        beside = self.course.over and not self.config.supernet
+        return first + settings.trained_beside(self.loop.learnt if beside else 0)
 
     def _shrink(self) -> SearchReport:
         """Take over the decision of a rung."""
@@ -236,7 +242,10 @@ class SearchTrial:
 
     def _save_best(self) -> None:
         """The network of the best candidate, with the supernet's weights and statistics of its own."""
-        best = rank(self.run.ledger.rows(), self.config.recipe.metric)[:1]
+        rows, metric = list(self.run.ledger.rows()), self.config.recipe.metric
+        if self.plan.given:  # not of all that a policy learnt from, but of what was made of the given ones
+            rows = [after for _, _, after in made_of(rows, self.plan.given, metric)]
+        best = rank(rows, metric)[:1]
         if not best or best[0].status != "ok":
             return
         assert self.plan.data is not None

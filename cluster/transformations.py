@@ -1,6 +1,6 @@
 """What a search that rewrites candidates made of those that it was given."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cluster.ledger import Row
@@ -8,27 +8,29 @@ from cluster.search_loop import value_of
 from networks.spaces.space import Genes
 
 
-def transformations(rows: Sequence[Row], given: Sequence[Genes], metric: str) -> list[dict[str, Any]]:
-    """For each of the given, JSON-ready: how it did, and the best of what it was rewritten to, or itself
-    where none is better. A given candidate that is not scored yet is left out."""
-    found = []
+def made_of(rows: Sequence[Row], given: Sequence[Genes], metric: str) -> Iterator[tuple[Row, list[Row], Row]]:
+    """Of each of the given: its row, those of its rewritings, and the best of them all, which is itself where
+    none is better. A given candidate that is not scored yet is left out."""
     for genes in given:
         own = [row for row in rows if row.candidate.genes == genes and not row.parent]
-        if not own:
-            continue
-        before = own[-1]  # the same genes may have been drawn while the policy learnt
-        after = [row for row in rows if row.parent == before.candidate.id]
-        best = max([before, *after], key=lambda row: value_of(row, metric))
-        found.append(
-            {
-                "genes": list(genes),
-                "rewritings": len(after),
-                "edit": best.edit,
-                "before": _line(before),
-                "after": _line(best),
-            }
-        )
-    return found
+        if own:
+            before = own[-1]  # the same genes may have been drawn while the policy learnt
+            after = [row for row in rows if row.parent == before.candidate.id]
+            yield before, after, max([before, *after], key=lambda row: value_of(row, metric))
+
+
+def transformations(rows: Sequence[Row], given: Sequence[Genes], metric: str) -> list[dict[str, Any]]:
+    """What each of the given became, JSON-ready."""
+    return [
+        {
+            "genes": list(before.candidate.genes),
+            "rewritings": len(after),
+            "edit": best.edit,
+            "before": _line(before),
+            "after": _line(best),
+        }
+        for before, after, best in made_of(rows, given, metric)
+    ]
 
 
 def _line(row: Row) -> dict[str, Any]:

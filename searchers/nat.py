@@ -21,6 +21,20 @@ from searchers.transformer import PolicySettings, Transformer, Words, reward
 from searchers.transitions import Rule
 
 
+class Alternation(BaseModel):
+    """After `every` so many steps of the policy gradient the supernet trains `steps` more, as in NAT, where
+    weights and policy learn in turn. Without it the supernet is trained before the policy learns at all."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    every: int = Field(10, ge=1)
+    steps: int = Field(ge=1)
+
+    def trained(self, learnt: int) -> int:
+        """Steps of the supernet that belong to so many of the policy."""
+        return self.steps * (learnt // self.every)
+
+
 class NatSettings(BaseModel):
     """`transform`: the candidates to be rewritten, as genes or as the space writes them. `rule`: what an
     operation may become. `strict`: no operation may become one that costs more at its place, in parameters or
@@ -37,8 +51,15 @@ class NatSettings(BaseModel):
     steps: int = Field(1000, ge=0)
     cells: int = Field(1, ge=1)
     draws: int = Field(1, ge=1)
+    alternate: Alternation | None = None
     candidates: int = Field(10, ge=1)
     proposals: Literal["likeliest", "drawn"] = "likeliest"
+
+    def trained_beside(self, learnt: int | None = None) -> int:
+        """Steps of the supernet beside so many of the policy; None: beside all."""
+        return (
+            0 if self.alternate is None else self.alternate.trained(self.steps if learnt is None else learnt)
+        )
 
     def most_asks(self, space: SearchSpace) -> int:
         return self.steps * self.cells * (1 + self.draws) + len(self.transform) * (1 + self.candidates)
@@ -88,13 +109,19 @@ class NatSearcher:
         self._values: dict[Genes, float] = {}  # of this stage
         self._parents: dict[Genes, Genes] = {}
         self._told: list[float] = []
-        self._asked = 0
+        self._asked = self._learnt = 0
         self._over = False
 
     @property
     def finished(self) -> bool:
         self._fill()
         return self._over and not self._open
+
+    @property
+    def learnt(self) -> int:
+        """Steps of the policy gradient that are done."""
+        self._fill()
+        return self._learnt
 
     def ask(self, n: int) -> list[Genes]:
         self._fill()
@@ -127,6 +154,7 @@ class NatSearcher:
         """What is asked for together; goes on when it is told."""
         for step in range(self.settings.steps):
             yield from self._learn(step)
+            self._learnt = step + 1
         for genes in self.given:
             proposals = self.proposals(genes)
             self._parents = dict.fromkeys(proposals, genes)

@@ -53,6 +53,11 @@ class Rewriter(Protocol):
         """What these, just asked for, were made from; None: from nothing."""
         ...
 
+    @property
+    def learnt(self) -> int:
+        """How often it has learnt from what it was told."""
+        ...
+
 
 @runtime_checkable
 class Searcher(Protocol):

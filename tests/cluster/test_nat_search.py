@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from mlflow import MlflowClient
+from pydantic import ValidationError
 
 from cluster.ledger import Row
 from cluster.mlflow_view import SearchView
@@ -184,11 +185,11 @@ def test_the_command_says_what_changed(tmp_path: Path, table: Path) -> None:
 BETA = "normal 2=sep3(0)+c3(1); 3=S(0)+dil3(2) | reduction 2=max3(0)+S(1); 3=sep3(0)+N(2)"
 
 
-def supernet_recipe(storage: Path, **searcher: Any) -> SearchRecipe:
+def supernet_recipe(storage: Path, final_lr: float = 0.0, **searcher: Any) -> SearchRecipe:
     return SearchRecipe.model_validate({
         "version": 1, "name": "cells", "storage": storage, "data": {"name": "digits", "limit": 200},
         "space": {"kind": "cells", "channels": 4, "cells": 3, "nodes": 2},
-        "supernet": {"steps": 6, "batch_size": 16, "paths_per_step": 2},
+        "supernet": {"steps": 6, "batch_size": 16, "paths_per_step": 2, "final_lr": final_lr},
         "searcher": {"kind": "nat", "transform": [BETA], "steps": 3, "cells": 2, "draws": 2, "candidates": 4,
                      "policy": {"encoder": "graph"}, **searcher},
         "score": {"kind": "computed", "names": ["accuracy"], "batch_size": 64}, "round": 40,
@@ -216,6 +217,52 @@ def test_cells_are_rewritten_by_a_supernets_scores(tmp_path: Path) -> None:
     assert one["rewritings"] == 4 and str(one["before"]["names"]["genotype"]).startswith("normal 2=sep3(0)")
     assert one["after"]["macs"] <= one["before"]["macs"] and one["after"]["params"] <= one["before"]["params"]
     assert finished(new_search(supernet_recipe(tmp_path / "again"))).ledger.digest() == run.ledger.digest()
+
+
+ALTERNATING = {"alternate": {"every": 1, "steps": 2}}
+
+
+def alternating(storage: Path) -> SearchRecipe:
+    return supernet_recipe(storage, 0.01, **ALTERNATING)
+
+
+def test_weights_and_policy_learn_in_turn(tmp_path: Path) -> None:
+    trial = ready(new_search(alternating(tmp_path / "whole")))
+    said = reports(trial)
+    digest, ledger, steps = trial.pool.digest(), trial.run.ledger.digest(), trial.pool.step
+    trial.close()
+    assert steps == 6 + 3 * 2 and said[-1].done
+    stages = [one.stage for one in said]
+    last = len(stages) - 1 - stages[::-1].index("training")
+    assert stages.index("search") < last, "it trains after it searched"
+    for cut in (2, 4, 6, 8):
+        config = new_search(alternating(tmp_path / str(cut)))
+        first = ready(config)
+        for _ in range(cut):
+            first.step()
+        first.close()
+        again = ready(config)
+        reports(again)
+        assert (again.pool.digest(), again.run.ledger.digest()) == (digest, ledger)
+        again.close()
+    whole = finished(new_search(supernet_recipe(tmp_path / "before"))).ledger.digest()
+    assert whole != ledger
+
+
+def test_the_network_that_is_kept_is_one_that_was_made(tmp_path: Path) -> None:
+    asked = supernet_recipe(tmp_path)
+    run = finished(new_search(asked))
+    plan = SearchPlan.of(asked)
+    (found,) = write_search_report(run, plan)["transformed"]
+    about = json.loads((run.folder / "best" / "network.json").read_text())["about"]
+    assert about["genes"] == found["after"]["genes"]
+
+
+def test_what_cannot_alternate_is_refused(tmp_path: Path, table: Path) -> None:
+    with pytest.raises(ValidationError, match=r"searcher\.alternate"):
+        recipe(tmp_path, table, **ALTERNATING)
+    with pytest.raises(ValidationError, match=r"final_lr"):
+        supernet_recipe(tmp_path, **ALTERNATING)
 
 
 def test_strict_rewriting_keeps_halving_edges_cheap(tmp_path: Path) -> None:
