@@ -67,9 +67,9 @@ def recipe_of(seed: int, score: str, options: argparse.Namespace) -> dict[str, A
 
 
 def course(run: Run) -> list[Kept]:
-    """What was left after each rung. The picture of the first seed is put beside the page."""
-    if run.recipe.seed == SEEDS[0]:
-        shutil.copy(str(run.folder / "pictures" / "shrinking.png"), DOCS / f"{run.recipe.name}.png")
+    """What was left after each rung. One picture is put beside the page."""
+    if run.recipe.name == "shrinking-angle-0":
+        shutil.copy(str(run.folder / "pictures" / "shrinking.png"), DOCS / "shrinking.png")
     return [rung.kept for rung in Rungs(run.folder / RUNGS).read()]
 
 
@@ -152,7 +152,7 @@ def main() -> None:
     found = outcomes(recipes, partial(of_runs, course), DOCS / "shrinking.jsonl", options.jobs)
     lines = page(Truth(options.data / "nasbench201.csv"), dict(sorted(zip(which, found, strict=True))))
     lines += [
-        "", "![the space of the first seed by the angle, rung by rung](shrinking-angle-0.png)", "",
+        "", "![the space of the first seed by the angle, rung by rung](shrinking.png)", "",
         f"`python -m benchmarks.shrinking --data FOLDER --jobs {options.jobs}`: {options.steps} steps of",
         f"two paths before the first rung, {options.between} between two, {SETTINGS.channels} channels,",
         "5,093 images.",
