@@ -50,7 +50,7 @@ def recipe_of(seed: int, shrinks: bool, options: argparse.Namespace) -> dict[str
         "space": SPACE,
         "supernet": {
             "steps": 5 * part if shrinks else 8 * part, "rate_steps": 8 * part, "paths_per_step": 2,
-            "batch_size": 32, "lr": 0.1, "nesterov": True,
+            "batch_size": 32, "lr": 0.1, "final_lr": 0.001, "nesterov": True,
         },
         **({"shrinking": shrinking} if shrinks else {}),
         "searcher": {
