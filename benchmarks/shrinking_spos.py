@@ -90,7 +90,7 @@ def said(genes: Genes, values: Sequence[float]) -> str:
 
 def main() -> None:
     parser = parser_of(__doc__, "cifar10_jpeg_*.npz")
-    parser.add_argument("--part", type=int, default=1000, help="an eighth of the supernet's steps")
+    parser.add_argument("--part", type=int, default=500, help="an eighth of the supernet's steps")
     parser.add_argument("--score", default="angle_searched", help="what ranks operators")
     parser.add_argument("--epochs", type=int, default=12, help="of training alone")
     options = parser.parse_args()
