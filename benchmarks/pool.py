@@ -8,7 +8,8 @@ score    candidates (accuracy, recalibrated) through 1 actor, against a bare loo
 train    steps of 8 paths by 2 replicas, against two processes that each do the same steps alone, at once
 control  candidates a second of a whole search loop (ask, dispatch, collect, ledger with fsync, tell) whose
          score is read from a table of costs: in rounds of 200, and with one in flight. With one in flight a
-         commit and a call follow on each other, whose own rates stand beside
+         call and a commit follow on each other: beside it stand the rates of bare calls, of bare commits, and
+         of the two by turns, which no search that commits before it tells can exceed
 
 The supernet is NAS-Bench-201's with C = 16 (and 4) and N = 1, on random images of CIFAR-10's size. Bare loops
 call `Replica` in processes of their own, as actors do, with one thread each.
@@ -221,8 +222,7 @@ def control(options: argparse.Namespace) -> list[dict[str, Any]]:
     described = job(16, scores=("params",), supernet=False)
     pool = RayPool(described, 1)
     rates: dict[int, list[float]] = {size: [] for size in ROUND_SIZES}
-    disk: list[float] = []
-    calls: list[float] = []
+    alone: dict[str, list[float]] = {"commits": [], "actor calls": [], "a call and a commit by turns": []}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(options.rounds + 1):
             for size in ROUND_SIZES:
@@ -230,36 +230,32 @@ def control(options: argparse.Namespace) -> list[dict[str, Any]]:
                 rate = control_rate(pool, described, size, number, Path(folder) / f"{turn}-{size}")
                 if turn:
                     rates[size].append(rate)
-            if turn:
-                disk.append(disk_rate(options.asks // 4, Path(folder) / f"{turn}-disk"))
-                calls.append(call_rate(pool, options.asks // 4))
+            for what, found in alone.items():
+                rate = bare_rate(pool, options.asks // 4, Path(folder) / f"{turn}-{what}", what)
+                if turn:
+                    found.append(rate)
     pool.close()
     named = {f"control, rounds of {size}": found for size, found in rates.items()}
     return [
         {"what": what, "rate": round(statistics.median(found))}
         | {"low": round(min(found)), "high": round(max(found))}
-        for what, found in {**named, "commits alone": disk, "actor calls alone": calls}.items()
+        for what, found in {**named, **{f"{what}, alone": found for what, found in alone.items()}}.items()
     ]
 
 
-def call_rate(pool: RayPool, number: int) -> float:
-    """Calls a second of an actor that has nothing to do, one at a time."""
-    actor = pool._members.alive[0].actor
-
-    def run() -> None:
-        for _ in range(number):
-            ray.get(actor.ping.remote(), timeout=60)
-
-    return number / seconds(run)
-
-
-def disk_rate(number: int, folder: Path) -> float:
-    """Commits a second of files as large as a segment of one candidate."""
+def bare_rate(pool: RayPool, number: int, folder: Path, what: str) -> float:
+    """Calls of an actor that looks one candidate up, commits of files as large as its segment, or both, one
+    at a time: so many a second."""
     folder.mkdir()
+    actor = pool._members.alive[0].actor
+    candidates = (next(space_of(pool._members.job).enumerate()),)
 
     def run() -> None:
         for one in range(number):
-            write_once(folder / str(one), b"x" * SEGMENT)
+            if "call" in what:
+                ray.get(actor.score.remote(candidates), timeout=60)
+            if "commit" in what:
+                write_once(folder / str(one), b"x" * SEGMENT)
 
     return number / seconds(run)
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 
 from cluster.s3 import SCHEME, S3Path
@@ -87,7 +88,7 @@ def make_folder(folder: AnyPath) -> None:
     """The folder and those above it."""
     if isinstance(folder, S3Path):
         return  # it is there with its first object
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    missing = list(takewhile(lambda one: not one.exists(), (folder, *folder.parents)))
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:
         sync_folder(made.parent)
