@@ -1,7 +1,8 @@
 """The torch module of one architecture."""
 
 import math
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import get_args
 
 import torch
@@ -88,6 +89,11 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.head(through(self.stem(x), self.graph_stages))
 
+    def with_output_of(self, position: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits, and what the stage at this position puts out on the way."""
+        outputs = list(walked(self.stem(x), self.graph_stages))
+        return self.head(outputs[-1]), outputs[position]
+
     @property
     def graph_stages(self) -> list[GraphStage]:
         return [stage for stage in self.stages if isinstance(stage, GraphStage)]
@@ -105,22 +111,37 @@ class Network(nn.Module):
         for stage in self.graph_stages:
             stage.executor = executor
 
+    def set_path_drop(self, probability: float) -> None:
+        """With which probability training passes drop an operation's output for an image (drop-path). Raises
+        `UserError` where no stage is a cell: the operations of other graphs are on every path."""
+        if probability and not all(stage.is_cell for stage in self.graph_stages):
+            raise UserError("drop_path", probability, "0 for a network that is not all cells of two inputs")
+        for stage in self.graph_stages:
+            stage.path_drop = probability
+
     def new_step(self, seed: int, step: int) -> None:
-        """Draw what the next training pass needs at random (edge-drop, dropout) from (seed, step)."""
+        """Draw what the next training pass drops (edges, paths, features) from (seed, step)."""
         for position, stage in enumerate(self.graph_stages):
             if stage.stage.edge_drop:
                 stage.draw_edge_drop(seed, step, "stage", position)
+            if stage.path_drop:
+                stage.draw_path_drop(seed, step, "stage", position)
         self.head.draw(seed, step)
 
 
 def through(x: Tensor, stages: Iterable[StageModule], *chosen: Iterable[object]) -> Tensor:
-    """The stages one after the other, each on the output of the one before; those with two inputs on the one
-    before that too. `chosen`: what else each is called with."""
+    """What the last of the stages puts out; see `walked`."""
+    return deque(walked(x, stages, *chosen), maxlen=1).pop()  # which holds no output longer than needed
+
+
+def walked(x: Tensor, stages: Iterable[StageModule], *chosen: Iterable[object]) -> Iterator[Tensor]:
+    """The output of one stage after the other, each on the output of the one before; those with two inputs on
+    the one before that too. `chosen`: what else each is called with."""
     before = x
     for stage, *more in zip(stages, *chosen, strict=True):
         inputs = (before, x) if len(stage.entries) == 2 else (x,)
         before, x = x, stage(*inputs, *more)
-    return x
+        yield x
 
 
 @torch.no_grad()

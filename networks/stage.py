@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.architecture import Placements, Shape, Stage
-from networks.counters import counter_random
+from networks.counters import counter_generator, counter_random
 from networks.execution import Sizes, edge_weights, run_inference, run_plain, without_relu
 from networks.graph import Edge, Graph
 from networks.operations import PreActivated, find_operation
@@ -51,6 +51,11 @@ class StageModule(nn.Module):
         # The rule "input" resizes before the graph, so that nothing inside it does.
         self.sizes = Sizes(stage.channels, 1 if stage.rule == "input" else stage.stride)
 
+    @property
+    def is_cell(self) -> bool:
+        """Of two inputs or a joined output, as in the DARTS family."""
+        return len(self.graph.inputs) > 1 or self.graph.widths > 1
+
     def build_edge(self, edge: Edge, operation: str) -> nn.Module:
         """This operation, as it is on this edge."""
         place = self.placements.edge(edge)
@@ -79,7 +84,7 @@ class StageModule(nn.Module):
             or any(parameter.requires_grad for parameter in self.parameters())
         ):
             return self._run(run_inference, inputs, operations, plan_for())
-        if len(inputs) > 1 or self.graph.widths > 1:  # cells are wide and shallow: little would be gained
+        if self.is_cell:  # cells are wide and shallow: little would be gained
             return self._run(run_plain, inputs, operations, plan_for())
         (x,) = inputs
         if torch.compiler.is_compiling():
@@ -127,12 +132,20 @@ class GraphStage(StageModule):
                 self.operations[edge_key(edge)] = self.build_edge(edge, edge.operation)
         self.removed: frozenset[int] = frozenset()
         self.dropped: frozenset[int] = frozenset()
+        self.path_drop = 0.0
+        self._path_draws: torch.Generator | None = None
         self._traits = traits_of(dict(self.operations.items()))
         self._plans: dict[object, Plan] = {}
         self.plan()
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return self.execute(inputs, dict(self.operations.items()), self.plan)
+        operations: dict[str, nn.Module] = dict(self.operations.items())
+        if self.training and self.path_drop:
+            if self._path_draws is None:
+                raise RuntimeError("a network with drop-path is trained after new_step(seed, step)")
+            draws = self._path_draws
+            operations = {key: DroppedPath(one, self.path_drop, draws) for key, one in operations.items()}
+        return self.execute(inputs, operations, self.plan)
 
     def plan(
         self,
@@ -173,6 +186,24 @@ class GraphStage(StageModule):
         droppable = self.droppable_edges
         drops = bool(droppable) and rng.random() < self.stage.edge_drop
         self.dropped = frozenset([rng.choice(droppable)] if drops else [])
+
+    def draw_path_drop(self, seed: int, *path: int | str) -> None:
+        """What drop-path drops in the next training pass is drawn from (seed, path)."""
+        self._path_draws = counter_generator(seed, *path, "path_drop")
+
+
+class DroppedPath(nn.Module):
+    """An operation that, for each image by itself, gives nothing with this probability, and as much more as
+    keeps the mean else (drop-path of FractalNet, 1605.07648, as DARTS uses it: skips are never dropped)."""
+
+    def __init__(self, operation: nn.Module, probability: float, draws: torch.Generator) -> None:
+        super().__init__()
+        self.operation, self.probability, self.draws = operation, probability, draws
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.operation(x)
+        kept = torch.rand((len(x), 1, 1, 1), generator=self.draws) >= self.probability
+        return out * kept.to(out.device, out.dtype) / (1 - self.probability)
 
 
 def silent_edges(graph: Graph) -> frozenset[int]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from networks.auxiliary import auxiliary_stage, build_auxiliary
 from networks.errors import UserError
 from networks.network import Network
 from trainers.data import Data, ReadsAhead
@@ -24,6 +26,9 @@ class TrainingSettings(BaseModel):
 
     precision: float32; mixed (CUDA only: bfloat16, or float16 with loss scaling where the GPU has no
     bfloat16); auto = mixed on CUDA, float32 elsewhere. clip_norm: largest gradient norm, None for none.
+    auxiliary: weight of the loss of an auxiliary head (networks/auxiliary.py), which only training has.
+    drop_path: the probability in the last epoch with which an operation of a cell is dropped for an image;
+    it grows by the epoch, from 0 (DARTS, 1806.09055).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +44,8 @@ class TrainingSettings(BaseModel):
     clip_norm: float | None = Field(None, gt=0)
     precision: Literal["auto", "float32", "mixed"] = "auto"
     channels_last: bool = True
+    auxiliary: float = Field(0.0, ge=0)
+    drop_path: float = Field(0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _check(self) -> "TrainingSettings":
@@ -78,10 +85,19 @@ class Trainer:
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.network = network.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         self._layout = layout
+        architecture = network.architecture
+        self.auxiliary: nn.Module | None = None
+        try:
+            network.set_path_drop(settings.drop_path)
+            if settings.auxiliary:
+                self._tapped = auxiliary_stage(architecture)
+                self.auxiliary = build_auxiliary(architecture, seed).to(self.device)
+        except UserError as error:
+            raise error.under("training") from None
         self.steps_per_epoch = data.steps_per_epoch(settings.batch_size)
         self.total_steps = settings.epochs * self.steps_per_epoch
         self.optimizer = torch.optim.SGD(
-            parameter_groups(network, settings.weight_decay),
+            parameter_groups(nn.ModuleList([*self._trained()]), settings.weight_decay),
             lr=settings.lr,
             momentum=settings.momentum,
             nesterov=settings.nesterov,
@@ -94,6 +110,9 @@ class Trainer:
         self._half = half
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._mixed and half == torch.float16)
         self.step = 0
+
+    def _trained(self) -> list[nn.Module]:
+        return [self.network, *([self.auxiliary] if self.auxiliary is not None else [])]
 
     @property
     def epoch(self) -> int:
@@ -133,21 +152,33 @@ class Trainer:
             coming = range(self.step, min(self.step + 1 + AHEAD, self.total_steps))
             self.data.read_ahead(self.seed, coming, settings.batch_size)
         x, y = self.data.train_batch(self.seed, self.step, settings.batch_size)
+        self.network.set_path_drop(settings.drop_path * self.epoch / settings.epochs)
         self.network.new_step(self.seed, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(self.step)
         with self._precision():
-            logits = self.network(x.contiguous(memory_format=self._layout))
-            loss = F.cross_entropy(logits.float(), y, label_smoothing=settings.label_smoothing)
+            logits, loss = self._loss(x.contiguous(memory_format=self._layout), y)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         if settings.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
+            trained = chain.from_iterable(module.parameters() for module in self._trained())
+            nn.utils.clip_grad_norm_(trained, settings.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
         return loss.detach(), (logits.detach().argmax(1) == y).sum(), len(y)
+
+    def _loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The network's logits, and the loss with the auxiliary head's share in it."""
+        smoothing = self.settings.label_smoothing
+        if self.auxiliary is None:
+            logits = self.network(x)
+            return logits, F.cross_entropy(logits.float(), y, label_smoothing=smoothing)
+        logits, tapped = self.network.with_output_of(self._tapped, x)
+        beside = self.auxiliary(tapped)
+        loss, more = (F.cross_entropy(one.float(), y, label_smoothing=smoothing) for one in (logits, beside))
+        return logits, loss + self.settings.auxiliary * more
 
     def _rate(self, step: int) -> float:
         warmup = round(self.settings.warmup_epochs * self.steps_per_epoch)
@@ -187,21 +218,34 @@ class Trainer:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything needed to go on: tensors by name, and JSON-ready values."""
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        for name, parameter in self.network.named_parameters():
+        if self.auxiliary is not None:
+            tensors |= {f"auxiliary.{name}": value for name, value in self.auxiliary.state_dict().items()}
+        for name, parameter in self._named_parameters():
             momentum = self.optimizer.state.get(parameter, {}).get("momentum_buffer")
             if momentum is not None:
                 tensors[f"momentum.{name}"] = momentum
         return tensors, {"step": self.step, "scaler": self.scaler.state_dict()}
 
+    def _named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        yield from self.network.named_parameters()
+        if self.auxiliary is not None:
+            yield from self.auxiliary.named_parameters("auxiliary")
+
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Go on from a saved state. Raises KeyError or RuntimeError when it is of another network."""
-        network = {name[len("network.") :]: t for name, t in tensors.items() if name.startswith("network.")}
-        self.network.load_state_dict(network)
+        self.network.load_state_dict(_below("network.", tensors))
+        if self.auxiliary is not None:
+            self.auxiliary.load_state_dict(_below("auxiliary.", tensors))
         self.optimizer.state.clear()
-        for name, parameter in self.network.named_parameters():
+        for name, parameter in self._named_parameters():
             momentum = tensors.get(f"momentum.{name}")
             if momentum is not None:
                 buffer = torch.empty_like(parameter).copy_(momentum)
                 self.optimizer.state[parameter] = {"momentum_buffer": buffer}
         self.scaler.load_state_dict(values["scaler"])
         self.step = values["step"]
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names begin so, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -14,8 +14,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from networks.cells import CellSettings, cell_architecture
 from networks.errors import UserError
 from networks.generators import WattsStrogatz
+from networks.genotypes import published
 from networks.network import Network, build_network
 from networks.randwire import RandWireTemplate
 from trainers.data import Augment, Data, DataSettings, open_data
@@ -415,3 +417,73 @@ def test_mixed_precision_is_refused_without_a_gpu(data: Data) -> None:
 def test_settings_that_cannot_be_used(settings: dict[str, Any], field: str) -> None:
     with pytest.raises(ValidationError, match=field):
         TrainingSettings(**settings)
+
+
+def cell_trainer(data: Data, name: str = "DARTS_V2", **changes: Any) -> Trainer:
+    genotype, settings = published(name), CellSettings(channels=4, cells=3, regime="cifar")
+    made = cell_architecture(
+        settings, data.image, len(data.classes), genotype.normal.graph, genotype.reduction.graph
+    )
+    settings_of = TrainingSettings(**{"epochs": 3, "batch_size": BATCH, **changes})
+    return Trainer(build_network(made, 1), data, settings_of, seed=1)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    """Images of 32 x 32, as an auxiliary head needs them: 4 steps of 32 an epoch."""
+    path, draws = tmp_path_factory.mktemp("large") / "images.npz", np.random.default_rng(0)
+    images = {
+        f"{part}_{split}": draws.integers(0, 256, (number, 32, 32, 3), np.uint8)
+        if part == "x"
+        else np.arange(number) % 10
+        for split, number in (("train", 128), ("test", 32))
+        for part in "xy"
+    }
+    np.savez(path, **images)
+    return open_data(DataSettings(name="npz", path=path))
+
+
+def test_the_auxiliary_loss_is_added(large: Data) -> None:
+    """At step 0: cross entropy of the logits plus 0.4 of that of the head's, on the second reduction."""
+    trainer, plain = cell_trainer(large, auxiliary=0.4), cell_trainer(large)
+    assert trainer.auxiliary is not None
+    x, y = large.train_batch(1, 0, BATCH)
+    x = x.contiguous(memory_format=torch.channels_last)
+    twin = copy.deepcopy(trainer)
+    assert twin.auxiliary is not None
+    logits, tapped = twin.network.with_output_of(2, x)
+    expected = [
+        F.cross_entropy(one, y, label_smoothing=0.1).item() for one in (logits, twin.auxiliary(tapped))
+    ]
+    assert trainer.train_steps(1)["train_loss"] == pytest.approx(expected[0] + 0.4 * expected[1], rel=1e-6)
+    assert plain.train_steps(1)["train_loss"] == pytest.approx(expected[0], rel=1e-6)
+    names = {name.split(".")[0] for name in trainer.state()[0]}
+    assert names == {"network", "auxiliary", "momentum"}
+    assert not any("auxiliary" in name for name in trainer.network.state_dict())
+
+
+@pytest.mark.parametrize("after", [1, 5])
+def test_resumes_with_auxiliary_and_drop_path(large: Data, after: int) -> None:
+    """Bit for bit, also inside an epoch, with both drawn or learnt beside the network."""
+    changes = {"auxiliary": 0.4, "drop_path": 0.5, "clip_norm": 5.0}
+    whole, first, second = (cell_trainer(large, **changes) for _ in range(3))
+    whole.train_steps(9)
+    first.train_steps(after)
+    second.load_state(*through_a_file(first))
+    second.train_steps(9 - after)
+    assert_bit_equal(everything(whole), everything(second))
+
+
+def test_drop_path_grows_by_the_epoch(large: Data) -> None:
+    trainer, found = cell_trainer(large, drop_path=0.6), []
+    for _ in range(3):
+        trainer.train_steps(trainer.steps_per_epoch)
+        found.append(trainer.network.graph_stages[0].path_drop)
+    assert found == pytest.approx([0.0, 0.2, 0.4])
+
+
+@pytest.mark.parametrize("changes", [{"auxiliary": 0.4}, {"drop_path": 0.2}])
+def test_what_needs_cells_is_refused_for_other_networks(data: Data, changes: dict[str, float]) -> None:
+    (field,) = changes
+    with pytest.raises(UserError, match=f"training.{field}"):
+        trainer_for(data, **changes)
