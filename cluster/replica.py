@@ -16,7 +16,7 @@ from networks.errors import UserError
 from networks.spaces.choices import ChoiceSpace, Kept
 from networks.spaces.narrowed import NarrowedSpace
 from networks.spaces.space import Genes
-from trainers.data import DataSettings, open_data
+from trainers.data import DataSettings, Selecting, open_data
 from trainers.group import Group
 from trainers.numerics import numerics
 from trainers.one_shot import OneShotTrainer
@@ -66,7 +66,7 @@ class Replica:
         self.space: ChoiceSpace = job.space.build(data.image, len(data.classes))
         if job.kept is not None:
             self.space = NarrowedSpace(self.space, job.kept)
-        self.data = data.to(job.device)
+        self.data = Selecting(data.to(job.device))
         self.scores = _scores(job)
         self.trainer: OneShotTrainer | None = None
         if job.supernet is not None:

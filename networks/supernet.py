@@ -37,7 +37,7 @@ class SuperStage(StageModule):
         stage: Stage,
         entries: Sequence[Shape],
         choices: Mapping[int, tuple[str, ...]],
-        plans: dict[object, Plan],
+        plans: dict[object, dict[object, Plan]],
         twins: Mapping[int, int] = {},
     ) -> None:
         super().__init__(graph, stage, *entries)
@@ -63,7 +63,15 @@ class SuperStage(StageModule):
                 self.options[edge_key(edge)] = nn.ModuleDict(built)
             elif edge.operation not in absent:
                 self.operations[edge_key(edge)] = self.build_edge(edge, edge.operation)
-        self._plans = plans
+        # Shared with the stages whose operations are alike; at another stride a skip may be an operation.
+        traits = {key: traits_of(dict(some.items())) for key, some in self._groups.items()}
+        alike = tuple((key, tuple(some.items())) for key, some in traits.items())
+        self._plans = plans.setdefault((graph, alike), {})
+
+    @property
+    def _groups(self) -> dict[str, nn.ModuleDict]:
+        held = {key: cast(nn.ModuleDict, module) for key, module in self.options.items()}
+        return {**held, "": self.operations}
 
     def forward(self, *inputs: Any) -> Tensor:
         """The inputs, and last the operation of each searched edge, by its position."""
@@ -106,6 +114,22 @@ class SuperStage(StageModule):
         """The key of the edge that has them."""
         return self._held[position]
 
+    def joined_channels(self, chosen: Mapping[int, str]) -> Tensor | None:
+        """The channels that this choice's own network has of a joined output; None: all of them. The others
+        are zeros here."""
+        graph, width = self.graph, self.stage.channels
+        if graph.widths == 1:
+            return None
+        joined = [
+            slot
+            for position, edge in enumerate(graph.edges)
+            if edge.target == graph.output and chosen.get(position, edge.operation) != "none"
+            for slot in [edge.slot]
+        ]
+        if len(joined) == graph.widths:
+            return None
+        return torch.cat([torch.arange(slot * width, (slot + 1) * width) for slot in sorted(joined)])
+
     def used_operations(self, chosen: Mapping[int, str]) -> dict[str, nn.Module]:
         """Those that this choice runs: not the ones that nothing on the way to the output reads."""
         operations = self.chosen_operations(chosen)
@@ -128,11 +152,11 @@ class Supernet(nn.Module):
         self._rules: list[dict[int, int]] = [{} for _ in template.stages]  # edge -> gene
         for site, gene in sorted(space.sites.items()):
             self._rules[site.stage][site.edge] = gene
-        plans: dict[Graph, dict[object, Plan]] = {}  # shared by the stages of one graph
+        plans: dict[object, dict[object, Plan]] = {}
         self.stages = nn.ModuleList(
             SuperStage(
                 (graph := template.graph(position)), stage, template.entries(position, shapes),
-                self._choices(graph, self._rules[position]), plans.setdefault(graph, {}), space.twins,
+                self._choices(graph, self._rules[position]), plans, space.twins,
             )
             for position, stage in enumerate(template.stages)
         )  # fmt: skip
@@ -204,15 +228,30 @@ class Supernet(nn.Module):
     def path_state(self, genes: Genes) -> dict[str, Tensor]:
         """Parameters and buffers of a path, by the names that they have in the stand-alone network."""
         state = {f"stem.{name}": value for name, value in self.stem.state_dict().items()}
+        puts_out: list[Tensor | None] = [None]  # of the stem and of each stage: the channels that are there
         for position, (stage, chosen) in enumerate(self._walk(genes)):
             where = f"stages.{position}"
             state[f"{where}.edge_values"] = stage.edge_values.detach()
-            parts = {"projection": stage.projection} | {
-                f"operations.{key}": module for key, module in stage.chosen_operations(chosen).items()
-            }
-            for part, module in parts.items():
-                state |= {f"{where}.{part}.{name}": value for name, value in module.state_dict().items()}
-        return state | {f"head.{name}": value for name, value in self.head.state_dict().items()}
+            reads = [puts_out[max(0, position - 1)], puts_out[position]]
+            if isinstance(stage.projection, nn.ModuleList):
+                for number, (one, channels) in enumerate(zip(stage.projection, reads, strict=True)):
+                    state |= _reading(channels, f"{where}.projection.{number}", one)
+            else:
+                state |= _reading(reads[-1], f"{where}.projection", stage.projection)
+            for key, module in stage.chosen_operations(chosen).items():
+                state |= _reading(None, f"{where}.operations.{key}", module)
+            puts_out.append(stage.joined_channels(chosen))
+        return state | _reading(puts_out[-1], "head", self.head)
+
+
+def _reading(channels: Tensor | None, where: str, module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by their names, below `where`, of a module that reads these channels of those that
+    are there (None: all). Its weights must all read them: those of projections and plain heads do."""
+    state: dict[str, Tensor] = module.state_dict()
+    if channels is not None:
+        there = channels.to(next(module.parameters()).device)
+        state = {name: value if value.ndim < 2 else value[:, there] for name, value in state.items()}
+    return {f"{where}.{name}": value for name, value in state.items()}
 
 
 def rewired(graph: Graph, chosen: Mapping[int, str]) -> Graph:

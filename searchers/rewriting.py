@@ -25,7 +25,7 @@ class Rewriting:
         self.space, self.strict = space, strict
         words = {
             word
-            for gene, options in enumerate(space.kept)
+            for gene, options in enumerate(space.kept[: space.linked])
             for option in options
             for word in space.becomes(gene, option)
         }
@@ -39,7 +39,8 @@ class Rewriting:
         """What each action may do here, beside what the rule says: bool (cells, links, actions)."""
         cells = self.space.cells(candidates[0])
         found = [
-            [table[gene] for table, gene in zip(self._tables, genes, strict=True)] for genes in candidates
+            [table[gene] for table, gene in zip(self._tables, genes[: self.space.linked], strict=True)]
+            for genes in candidates
         ]
         return np.array(found, bool).reshape(len(candidates) * len(cells), -1, len(self.actions.names))
 
@@ -47,7 +48,7 @@ class Rewriting:
     def _tables(self) -> list[np.ndarray]:
         """For each gene: bool (options, actions)."""
         found = []
-        for gene, costs in enumerate(self.space.cost_table):
+        for gene, costs in enumerate(self.space.cost_table[: self.space.linked]):
             cheap = np.ones((len(costs),) * 2, bool)  # from, to
             if self.strict:
                 for name in ("params", "macs"):
@@ -66,13 +67,13 @@ class Rewriting:
     def cheapest(self, genes: Genes, cost: str) -> Genes:
         """Of all that these can be rewritten to, that with the least `params`, `macs` or `activations`."""
         found = []
-        for gene, option in enumerate(genes):
+        for gene, option in enumerate(genes[: self.space.linked]):
             some, costs = self.space.becomes(gene, option), self.space.cost_table[gene]
             (word,) = (word for word, number in some.items() if number == option)
             allowed = zip(self.actions.becomes(word), self._tables[gene][option], strict=True)
             after = [some[other] for other, legal in allowed if other is not None and legal]
             found.append(min(after, key=lambda other: (getattr(costs[other], cost), other != option)))
-        return tuple(found)
+        return tuple(found) + genes[self.space.linked :]
 
     def after(self, genes: Genes, actions: Sequence[int]) -> Genes:
         """actions: of all cells' links, in order."""

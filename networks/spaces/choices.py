@@ -46,7 +46,7 @@ class ChoiceSpace(SearchSpace):
 
     @cached_property
     def template(self) -> Architecture:
-        """The architecture whose genes are all 0."""
+        """The architecture that holds every site: the one whose genes are all 0."""
         return self.built((0,) * len(self.positions))
 
     @property
@@ -115,17 +115,21 @@ class ChoiceSpace(SearchSpace):
             found.append({SHORT[some[option].operation]: option for option in kept})
         return tuple(found)
 
+    @property
+    def linked(self) -> int:
+        """How many of the genes are links of cells: the first ones. The rest is not rewritten."""
+        return len(self.positions)
+
     def cells(self, genes: Genes) -> tuple[Links, ...]:
-        """The candidate's cells, whose links are its genes in order. Raises as `becomes`."""
+        """The candidate's cells, whose links are its first genes in order. Raises as `becomes`."""
         known = [{option: word for word, option in some.items()} for some in self._words]
         return (Links(self.ends, tuple(some[gene] for some, gene in zip(known, genes, strict=True))),)
 
     def rewritten(self, genes: Genes, words: Sequence[str]) -> Genes:
         """The candidate with these operations instead, in the order of its genes."""
-        return tuple(
-            self.becomes(gene, option)[word]
-            for gene, (option, word) in enumerate(zip(genes, words, strict=True))
-        )
+        links = zip(genes[: self.linked], words, strict=True)
+        found = tuple(self.becomes(gene, option)[word] for gene, (option, word) in enumerate(links))
+        return found + genes[self.linked :]
 
     def edit(self, before: Genes, after: Genes) -> str:
         """What changed, as words: ``0-1: nor_conv_3x3 to none``."""
@@ -201,8 +205,8 @@ class ChoiceSpace(SearchSpace):
 
     @cached_property
     def base_cost(self) -> Complexity:
-        """Of the template."""
-        return self.template.complexity()
+        """Of the candidate whose genes are all 0."""
+        return self.built((0,) * len(self.positions)).complexity()
 
     @cached_property
     def cost_table(self) -> tuple[tuple[Complexity, ...], ...]:

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
+from pydantic import ValidationError
 from scipy import stats
 
 from networks.architecture import Shape
@@ -25,20 +26,28 @@ def space(**changes: object) -> CellsSpace:
     return CellsSpace(SMALL.model_copy(update=changes), IMAGE, 10)
 
 
+BOTH = space(outputs=((2, 3, 4, 5), (5,)))  # what DARTS joins, and what the hand-crafted cells do
+HAND = space(outputs=((5,),))
+
+
 # How they are written and drawn ------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("some", [SPACE, BOTH, HAND])
 @pytest.mark.parametrize("name", ["DARTS_V1", "DARTS_V2", "VGG", "ResBlock", "NAT_DARTS", "R1", "R2"])
-def test_genotypes_are_candidates(name: str) -> None:
+def test_genotypes_are_candidates(name: str, some: CellsSpace) -> None:
     given = published(name)
-    genes = SPACE.genes_of(given)
-    again = SPACE.genotype(genes)
-    for before, after in zip(given, again, strict=True):
-        assert before.nodes == after.nodes and after.joined == (2, 3, 4, 5)
-    assert SPACE.parse(str(given)) == SPACE.parse(given.darts) == SPACE.parse(name) == genes
-    assert SPACE.names(genes)["genotype"] == str(again)
-    assert [cell.words for cell in SPACE.cells(genes)] == [cell.operations for cell in given]
-    assert [cell.ends for cell in SPACE.cells(genes)] == [cell.links.ends for cell in given]
+    if not {one.joined for one in given} <= set(some.settings.joins):
+        with pytest.raises(UserError, match=r"normal: out: \[.*space.outputs=.* has it too"):
+            some.genes_of(given)
+        return
+    genes = some.genes_of(given)
+    again = some.genotype(genes)
+    assert again == given
+    assert some.parse(str(given)) == some.parse(given.darts) == some.parse(name) == genes
+    assert some.names(genes)["genotype"] == str(again)
+    assert [cell.words for cell in some.cells(genes)] == [cell.operations for cell in given]
+    assert [cell.ends for cell in some.cells(genes)] == [cell.links.ends for cell in given]
 
 
 def test_a_name_that_nobody_published_is_refused() -> None:
@@ -49,7 +58,10 @@ def test_a_name_that_nobody_published_is_refused() -> None:
 def test_five_nodes_and_other_operations() -> None:
     wide = space(nodes=5, operations="nat_loose")
     given = published("ENAS")
-    assert wide.genotype(wide.genes_of(given)).normal.nodes == given.normal.nodes
+    with pytest.raises(UserError, match="reduction: out"):
+        wide.genes_of(given)
+    loose = space(nodes=5, operations="nat_loose", outputs=((2, 3, 4, 5, 6), (2, 3, 6)))
+    assert loose.genotype(loose.genes_of(given)) == given
     with pytest.raises(UserError, match="normal: nodes: 5 cannot be used; allowed: 4"):
         SPACE.genes_of(given)
     with pytest.raises(UserError, match=r"nat_loose, nat\+\+"):
@@ -83,29 +95,40 @@ def test_draws_are_uniform_over_sources_and_operations() -> None:
     never = space(null=False)
     words = {word for _ in range(300) for cell in never.cells(never.sample(rng)) for word in cell.words}
     assert words == set(VOCABULARIES["nat"]) - {"N"}
-    assert never.legal(SPACE.genes_of(published("VGG"))), "it is a candidate, though never drawn"
+    hand = space(null=False, outputs=((5,),))
+    assert hand.legal(hand.genes_of(published("VGG"))), "it is a candidate, though never drawn"
+
+
+@pytest.mark.parametrize(
+    "outputs", [[[2, 3]], [[5, 4]], [[5, 5]], [[1, 5]], [[6]], [[]], [[5], [5]]], ids=str
+)
+def test_outputs_that_no_cell_has(outputs: list[list[int]]) -> None:
+    with pytest.raises(ValidationError, match=r"outputs.*nodes of 2 to 5, ascending, the last among them"):
+        CellsSettings.model_validate({"outputs": outputs})
 
 
 # What they cost ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["DARTS_V2", "NAT_DARTS", "R1"])
+@pytest.mark.parametrize("name", ["DARTS_V2", "NAT_DARTS", "R1", "VGG", "ResBlock", "NAT_VGG"])
 def test_costs_are_those_of_the_genotype(name: str) -> None:
-    """Spec 5.1, by way of the genotype's own network; costs add up."""
-    given, settings = published(name), CellsSettings(channels=36, cells=20)
+    """Spec 5.1, by way of the genotype's own network."""
+    given = published(name)
+    settings = CellsSettings(channels=36, cells=20, outputs=BOTH.settings.joins)
     large = CellsSpace(settings, IMAGE, 10)
     genes = large.genes_of(given)
     alone = cell_architecture(settings, IMAGE, 10, given.normal.graph, given.reduction.graph)
-    assert large.decode(genes).complexity() == alone.complexity()
+    assert large.cost(genes) == large.decode(genes).complexity() == alone.complexity()
 
 
-def test_costs_add_up() -> None:
+@pytest.mark.parametrize("some", [SPACE, BOTH, HAND])
+def test_costs_add_up(some: CellsSpace) -> None:
     rng = random.Random(1)
     for _ in range(10):
-        genes = SPACE.sample(rng)
-        assert SPACE.cost(genes) == SPACE.decode(genes).complexity()
-    low, high = SPACE.extremes("params")
-    assert low <= SPACE.cost(genes).params <= high
+        genes = some.sample(rng)
+        assert some.cost(genes) == some.decode(genes).complexity()
+    low, high = some.extremes("params")
+    assert low <= some.cost(genes).params <= high
 
 
 # The supernet ------------------------------------------------------------------------------------
@@ -139,11 +162,20 @@ PARALLEL = Genotype(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("genotype", [published("DARTS_V2"), published("VGG"), PARALLEL])
-def test_a_path_computes_what_the_network_alone_computes(genotype: Genotype) -> None:
-    """Check 17, also where both links of a node come from one source."""
-    supernet = build_supernet(SPACE, 0)
-    genes = SPACE.genes_of(genotype)
+@pytest.mark.parametrize(
+    ("some", "genotype"),
+    [
+        (SPACE, published("DARTS_V2")), (SPACE, PARALLEL), (HAND, published("VGG")),
+        (BOTH, published("DARTS_V2")), (BOTH, published("ResBlock")),
+        (BOTH, Genotype(published("DARTS_V2").normal, published("ResBlock").reduction)),
+        (BOTH, Genotype(published("VGG").normal, published("R1").reduction)),
+    ],
+)  # fmt: skip
+def test_a_path_computes_what_the_network_alone_computes(some: CellsSpace, genotype: Genotype) -> None:
+    """Check 17, also where both links of a node come from one source, and where a cell joins but some nodes:
+    then the network alone is narrower, and has the weights that read what is there."""
+    supernet = build_supernet(some, 0)
+    genes = some.genes_of(genotype)
     x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for training in (False, True):
         supernet.train(training)
