@@ -118,15 +118,15 @@ def _draw_graph(
         colour = SOFT if source in graph.inputs else scale.colour(degrees[source])
         weight = 0.5 if weights is None else weights.get(position, 1.0)
         patch = PathPatch(
-            _smooth(points), facecolor="none", edgecolor=_darker(colour), capstyle="round",
+            smooth(points), facecolor="none", edgecolor=_darker(colour), capstyle="round",
             linewidth=thin * (0.35 + 1.7 * weight),
             alpha=0.75 if weights is None else 0.25 + 0.65 * weight,
         )  # fmt: skip
         axes.add_patch(patch)
     inner = _inner(graph)
-    _dots(axes, [layout.nodes[node] for node in inner], "o", [scale.colour(degrees[n]) for n in inner])
-    _dots(axes, [layout.nodes[node] for node in graph.inputs], "s", [INPUT] * len(graph.inputs))
-    _dots(axes, [layout.nodes[graph.output]], "s", [OUTPUT])
+    dots(axes, [layout.nodes[node] for node in inner], "o", [scale.colour(degrees[n]) for n in inner])
+    dots(axes, [layout.nodes[node] for node in graph.inputs], "s", [INPUT] * len(graph.inputs))
+    dots(axes, [layout.nodes[graph.output]], "s", [OUTPUT])
     for node in inner:
         x, y = layout.nodes[node]
         dark = degrees[node] > 0.55 * scale.top
@@ -135,14 +135,14 @@ def _draw_graph(
         )
 
 
-def _dots(axes: Axes, points: Sequence[Point], marker: str, colours: Sequence[object]) -> PathCollection:
+def dots(axes: Axes, points: Sequence[Point], marker: str, colours: Sequence[object]) -> PathCollection:
     x, y = [point[0] for point in points], [point[1] for point in points]
     return axes.scatter(
         x, y, s=NODE_AREA, c=list(colours), marker=marker, edgecolors=INK, linewidths=0.7, zorder=3
     )
 
 
-def _smooth(points: Sequence[Point]) -> Curve:
+def smooth(points: Sequence[Point]) -> Curve:
     """A curve through the points that crosses every row straight down."""
     vertices, codes = [points[0]], [Curve.MOVETO]
     for (x0, y0), (x1, y1) in pairwise(points):
@@ -150,6 +150,14 @@ def _smooth(points: Sequence[Point]) -> Curve:
         vertices += [(x0, middle), (x1, middle), (x1, y1)]
         codes += [Curve.CURVE4] * 3
     return Curve(vertices, codes)
+
+
+def between(start: Point, end: Point, t: float) -> Point:
+    """A point of the curve between two neighbouring ones: t from 0 to 1."""
+    first, second = (1 - t) ** 3 + 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t) + t**3
+    middle = (start[1] + end[1]) / 2
+    y = start[1] * (1 - t) ** 3 + 3 * middle * t * (1 - t) + end[1] * t**3
+    return start[0] * first + end[0] * second, y
 
 
 def _darker(colour: str | Colour) -> tuple[float, float, float]:

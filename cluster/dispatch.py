@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from cluster.messages import Scored
 from networks.spaces.space import Genes
+from searchers.searcher import Part
 
 CALL_S = 0.5  # what one call should take: 0.4 ms of its own do not count then, and its loss costs little
 EARLIER = 0.7  # weight of what earlier calls took, in the mean
@@ -17,6 +18,7 @@ class Chunk(NamedTuple):
 
     numbers: tuple[int, ...]
     candidates: tuple[Genes, ...]
+    part: Part | None = None
 
 
 class Dispatch:
@@ -30,7 +32,7 @@ class Dispatch:
     def __init__(self, retries: int) -> None:
         self._retries = retries
         self._waiting: deque[int] = deque()
-        self._genes: dict[int, Genes] = {}  # of all that have no result yet
+        self._genes: dict[int, tuple[Genes, Part | None]] = {}  # of all that have no result yet
         self._results: dict[int, Scored] = {}
         self._submitted = self._taken = 0
         self._deaths: dict[int, int] = {}  # of those that go alone
@@ -51,9 +53,9 @@ class Dispatch:
         """What a candidate takes, as far as it was measured."""
         return self._seconds or 0.0
 
-    def submit(self, candidates: Sequence[Genes]) -> None:
+    def submit(self, candidates: Sequence[Genes], part: Part | None = None) -> None:
         for genes in candidates:
-            self._genes[self._submitted] = genes
+            self._genes[self._submitted] = genes, part
             self._waiting.append(self._submitted)
             self._submitted += 1
 
@@ -62,11 +64,12 @@ class Dispatch:
         if not self._waiting:
             return None
         numbers, alone, length = [self._waiting.popleft()], self._deaths, self._length(replicas)
+        _, part = self._genes[numbers[0]]
         while self._waiting and len(numbers) < length:
-            if numbers[0] in alone or self._waiting[0] in alone:
+            if numbers[0] in alone or self._waiting[0] in alone or self._genes[self._waiting[0]][1] != part:
                 break
             numbers.append(self._waiting.popleft())
-        return Chunk(tuple(numbers), tuple(self._genes[number] for number in numbers))
+        return Chunk(tuple(numbers), tuple(self._genes[number][0] for number in numbers), part)
 
     def _length(self, replicas: int) -> int:
         if self._seconds is None:

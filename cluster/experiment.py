@@ -25,7 +25,8 @@ from cluster.progress import Progress
 from cluster.recipe import AnyRecipe, AshaStopping, Recipe
 from cluster.recipe_errors import together
 from cluster.report import markdown, rank, report
-from cluster.run import Ending, Run, check_storage
+from cluster.retraining import retrain
+from cluster.run import Ending, Run, check_storage, runs_of
 from cluster.search_messages import SearchConfig, SearchReport
 from cluster.search_plan import SearchPlan
 from cluster.search_progress import SearchProgress
@@ -199,8 +200,20 @@ def _drive(prepared: Search, run: Run, lease: Lease, place: Place, console: Cons
 
 def _drive_search(plan: SearchPlan, run: Run, lease: Lease, place: Place, console: Console) -> Outcome:
     config = SearchConfig(recipe=plan.recipe, folder=run.folder)
-    drive = partial(drive_choices, config, lease, place, console)
+
+    def drive() -> None:
+        drive_choices(config, lease, place, console)
+        retrain(plan, run, partial(trained_grid, place=place, console=console))
+
     return _driven(run, lease, drive, lambda ended: write_search_report(run, plan), console)
+
+
+def trained_grid(grid: Recipe, place: Place, console: Console) -> Run:
+    """The run of this grid: the one that is there already, gone on with where it was interrupted."""
+    same = [run for run in runs_of(grid.name, grid.storage) if run.about["recipe_digest"] == grid.digest]
+    if same and same[-1].ending == "FINISHED":
+        return same[-1]
+    return search(grid, place, console, resume=bool(same)).run
 
 
 def drive_choices(config: SearchConfig, lease: Lease, place: Place, console: Console) -> None:

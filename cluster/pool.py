@@ -5,6 +5,8 @@ Held to `cluster.pool_testing.check_pool`.
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -12,6 +14,7 @@ from torch import Tensor
 from cluster.messages import About, Scored
 from cluster.replica import Replica, ReplicaJob
 from networks.spaces.space import Genes
+from searchers.searcher import Part
 from trainers.one_shot import rebased
 
 
@@ -51,8 +54,9 @@ class Pool(Protocol):
         """Train on: metrics of these steps. Raises `Diverged` when a loss is no number."""
         ...
 
-    def submit(self, candidates: Sequence[Genes]) -> None:
-        """Queue candidates for scoring, with the weights of now."""
+    def submit(self, candidates: Sequence[Genes], part: Part | None = None) -> None:
+        """Queue candidates for scoring, with the weights of now; on a part of what they are scored on, where
+        one is given."""
         ...
 
     def collect(self, number: int) -> list[Scored]:
@@ -85,7 +89,7 @@ class LocalPool:
 
     def __init__(self, job: ReplicaJob) -> None:
         self.replica = Replica(job)
-        self._queue: deque[Genes] = deque()
+        self._queue: deque[tuple[Genes, Part | None]] = deque()
         self._results: deque[Scored] = deque()
 
     @property
@@ -104,22 +108,25 @@ class LocalPool:
         self._finish_scoring()
         return self.replica.train(steps)
 
-    def submit(self, candidates: Sequence[Genes]) -> None:
-        self._queue.extend(candidates)
+    def submit(self, candidates: Sequence[Genes], part: Part | None = None) -> None:
+        self._queue.extend((genes, part) for genes in candidates)
 
     def collect(self, number: int) -> list[Scored]:
         queued = len(self._results) + len(self._queue)
         if number > queued:
             raise IndexError(f"{number} results of {queued} candidates that are queued")
         while len(self._results) < number:
-            some = [self._queue.popleft() for _ in range(number - len(self._results))]
-            self._results += self.replica.score(some)
+            self._score(number - len(self._results))
         return [self._results.popleft() for _ in range(number)]
+
+    def _score(self, number: int) -> None:
+        some = [self._queue.popleft() for _ in range(number)]
+        for part, alike in groupby(some, key=itemgetter(1)):
+            self._results += self.replica.score([genes for genes, _ in alike], part)
 
     def _finish_scoring(self) -> None:
         """With the weights of now, before they change."""
-        self._results += self.replica.score(self._queue)
-        self._queue.clear()
+        self._score(len(self._queue))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, values = self.replica.state()

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from cluster.experiment import Place, connection, drive_choices, interruptible, search
+from cluster.experiment import Place, connection, drive_choices, interruptible, trained_grid
 from cluster.ledger import Ledger
-from cluster.recipe import ListedSection, NoStopping, Recipe
 from cluster.report import newest
-from cluster.run import Run, runs_of
+from cluster.retraining import standalone_grid
+from cluster.run import Run
 from cluster.search_messages import SearchConfig
 from cluster.search_plan import LATENCIES, SearchPlan
 from cluster.search_recipe import Ranking, SearchRecipe, TableScore, check_untrained
@@ -92,21 +92,8 @@ def _train(
     plan = SearchPlan.of(recipe, run.folder / LATENCIES)
     training = TrainingSettings(epochs=wanted.epochs, **_shared(recipe))
     listed = drawn(plan, wanted.candidates)
-    grid = Recipe(
-        version=1,
-        name=f"{recipe.name[:69]}-standalone",
-        seed=recipe.seed,
-        space=ListedSection(space=recipe.space, genes=tuple(listed), seeds=wanted.seeds),
-        data=recipe.data,
-        training=training,
-        stopping=NoStopping(),
-        resources=recipe.resources,
-        retries=recipe.retries,
-        allow_mixed=recipe.allow_mixed,
-        tracking=recipe.tracking,
-        storage=run.folder / "standalone",
-    )
-    trained = _trained(grid, place, console)
+    grid = standalone_grid(recipe, run, "standalone", listed, wanted.seeds, training)
+    trained = trained_grid(grid, place, console)
     accuracies: dict[Genes, list[float]] = defaultdict(list)
     for row in newest(trained.ledger.rows()):
         if row.status == "ok":
@@ -119,14 +106,6 @@ def _train(
         sheet.writerow(["genes", TRUTH])
         sheet.writerows([canonical_json(list(genes)), fmean(some)] for genes, some in accuracies.items())
     return Ranking(table=table, truth=TRUTH, scores=tuple(scores), cells=len(accuracies))
-
-
-def _trained(grid: Recipe, place: Place, console: Console) -> Run:
-    """The run of this grid: the one that is there already, gone on with where it was interrupted."""
-    same = [run for run in runs_of(grid.name, grid.storage) if run.about["recipe_digest"] == grid.digest]
-    if same and same[-1].ending == "FINISHED":
-        return same[-1]
-    return search(grid, place, console, resume=bool(same)).run
 
 
 def drawn(plan: SearchPlan, number: int) -> list[Genes]:

@@ -26,6 +26,7 @@ from cluster.process_group import Meeting, Seat
 from cluster.replica import ReplicaJob
 from cluster.replica_actor import State, arrays_of
 from networks.spaces.space import Genes
+from searchers.searcher import Part
 from trainers.one_shot import rebased
 
 STRETCH_S = 1.5  # of training, after which a replacement may join
@@ -241,8 +242,8 @@ class RayPool:
         else:
             self._members.fruitless(why)
 
-    def submit(self, candidates: Sequence[Genes]) -> None:
-        self._dispatch.submit(candidates)
+    def submit(self, candidates: Sequence[Genes], part: Part | None = None) -> None:
+        self._dispatch.submit(candidates, part)
         self._reach(self._step)
         self._feed()
 
@@ -294,7 +295,7 @@ class RayPool:
             chunk = None if full else self._dispatch.next_chunk(len(self._members.alive))
             if chunk is None:
                 return
-            member.calls.append((member.actor.score.remote(chunk.candidates), chunk))
+            member.calls.append((member.actor.score.remote(chunk.candidates, chunk.part), chunk))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         while self._snapshot is None or self._snapshot.step != self._step:

@@ -16,6 +16,7 @@ from networks.errors import UserError
 from networks.spaces.choices import ChoiceSpace, Kept
 from networks.spaces.narrowed import NarrowedSpace
 from networks.spaces.space import Genes
+from searchers.searcher import Part
 from trainers.data import DataSettings, Selecting, open_data
 from trainers.group import Group
 from trainers.numerics import numerics
@@ -87,9 +88,11 @@ class Replica:
         assert self.trainer is not None, "there is nothing to train without a supernet"
         return self.trainer.train(steps, group)
 
-    def score(self, candidates: Sequence[Genes]) -> list[Scored]:
-        """Every score of each candidate, in order. What goes wrong with one score is its own failure."""
+    def score(self, candidates: Sequence[Genes], part: Part | None = None) -> list[Scored]:
+        """Every score of each candidate, in order. What goes wrong with one score is its own failure.
+        `part`: of the validation batches."""
         started = time.monotonic()
+        self.bench.part = part
         together = self._together(candidates)
         share = (time.monotonic() - started) / max(1, len(candidates))
         return [

@@ -16,6 +16,7 @@ from cluster.process_group import JoinedGroup, Lost, Seat, join
 from cluster.replica import Replica, ReplicaJob
 from cluster.stalls import Clock, Timed
 from networks.spaces.space import Genes
+from searchers.searcher import Part
 from trainers.group import Alone, Group
 from trainers.one_shot import OneShotTrainer
 
@@ -87,12 +88,12 @@ class ReplicaActor:
         """Answered while the work goes on, even where it hangs; not by a process that is stopped."""
         return self._clock.pulse(self._generation)
 
-    def score(self, candidates: Sequence[Genes]) -> list[Scored]:
+    def score(self, candidates: Sequence[Genes], part: Part | None = None) -> list[Scored]:
         results: list[Scored] = []
         with self._clock.task("score"):
             for genes in candidates:
                 self._clock.tick("score")
-                results += self._replica.score([genes])
+                results += self._replica.score([genes], part)
         return results
 
     def state(self) -> State:

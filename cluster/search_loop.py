@@ -21,13 +21,13 @@ from networks.complexity import Complexity
 from networks.errors import UserError
 from networks.spaces.choices import ChoiceSpace
 from networks.spaces.space import Genes
-from searchers.searcher import Candidate, Evaluation, Rewriter, Searcher
+from searchers.searcher import Candidate, Evaluation, Part, Rewriter, Searcher
 
 
 class Scorer(Protocol):
     """What the loop needs of a pool (cluster/pool.py)."""
 
-    def submit(self, candidates: Sequence[Genes]) -> None: ...
+    def submit(self, candidates: Sequence[Genes], part: Part | None) -> None: ...
 
     def collect(self, number: int) -> list[Scored]: ...
 
@@ -100,6 +100,13 @@ class Stream:
             self._told = []
 
 
+class Asked(NamedTuple):
+    """A round, and what it is scored on."""
+
+    all: list[Candidate]
+    part: Part | None
+
+
 class SearchLoop:
     """`identity` and `space` make the candidates' ids. `commit` writes rows; `measured` gives costs that
     are not static (latency), by name. A candidate without one of the scores `needed` has failed."""
@@ -123,7 +130,7 @@ class SearchLoop:
             phase.name: Stream(phase.searcher, round_size, rounds_in_flight) for phase in self.phases
         }
         self._measured, self._needed, self._numerics = measured, frozenset(needed), numerics
-        self._asked: deque[list[Candidate]] = deque()  # the open rounds of the first phase
+        self._asked: deque[Asked] = deque()  # the open rounds of the first phase
         self._newest: dict[
             Genes, str
         ] = {}  # the id of the last candidate with these genes, for what descends
@@ -147,10 +154,10 @@ class SearchLoop:
     def advance(self, pool: Scorer) -> list[Row]:
         """Score, commit and tell one round; its rows."""
         self._fill()
-        for candidates in list(self._asked)[self._submitted :]:
-            pool.submit([candidate.genes for candidate in candidates])
+        for asked in list(self._asked)[self._submitted :]:
+            pool.submit([candidate.genes for candidate in asked.all], asked.part)
             self._submitted += 1
-        candidates = self._asked[0]
+        candidates = self._asked[0].all
         scored = pool.collect(len(candidates))
         rows = [self._row(candidate, one) for candidate, one in zip(candidates, scored, strict=True)]
         self._commit(rows)
@@ -166,7 +173,7 @@ class SearchLoop:
             self._fill()
             if not self._asked:
                 raise _other(rows[position], None)
-            candidates = self._asked[0]
+            candidates = self._asked[0].all
             recorded = rows[position : position + len(candidates)]
             for candidate, row in zip(candidates, recorded, strict=False):
                 if row.candidate != candidate:
@@ -181,7 +188,8 @@ class SearchLoop:
         while self.phases:
             phase = self.phases[0]
             for genes in self._streams[phase.name].take(phase.until):
-                self._asked.append([self._candidate(one, phase) for one in genes])
+                part = phase.searcher.part if isinstance(phase.searcher, Rewriter) else None
+                self._asked.append(Asked([self._candidate(one, phase) for one in genes], part))
             if self._asked:
                 return
             self.phases.popleft()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
 
@@ -28,6 +29,7 @@ from trainers.one_shot_settings import check_possible
 from trainers.scores.registry import check_supported, find_score
 from trainers.scores.score import check_batches
 from trainers.table import Fields, Table
+from trainers.training import check_trainable
 
 LATENCIES = "latencies.json"  # in a run's folder
 
@@ -56,6 +58,7 @@ class SearchPlan:
             plan = cls(recipe, open_data(recipe.data), latencies)
             plan._check_scores()
             plan._check_supernet()
+            plan._check_retraining()
         _ = plan.given  # names what is nearest to a bound that its own candidates cannot meet
         plan._check_constraints(measure=not plan.measures)
         _ = plan.truth, plan.warm
@@ -85,6 +88,23 @@ class SearchPlan:
             if bins.low + width < low or bins.high - width > high:  # the first or the last has no path
                 fix = f"In this space, macs: smallest {low:,}, largest {high:,}."
                 raise UserError("supernet.mac_bins", bins.model_dump(), "bins with a path in each", fix)
+
+    def _check_retraining(self) -> None:
+        settings = self.recipe.retraining
+        if settings is None:
+            return
+        assert self.data is not None
+        try:
+            space = self.recipe.retrained_space.build(self.data.image, len(self.data.classes))
+            if [one.word for some in space.options for one in some] != [
+                one.word for some in self.space.options for one in some
+            ]:
+                allowed = "changes that leave the choices as they are: width, depth and the like"
+                raise UserError("space", settings.space, allowed)
+            check_trainable(space.template, settings.training)
+            self.data.steps_per_epoch(settings.training.batch_size)
+        except UserError as error:
+            raise error.under("retraining") from None
 
     def _check_scores(self) -> None:
         assert self.data is not None
@@ -231,6 +251,16 @@ class SearchPlan:
         if not isinstance(settings, NatSettings):
             return []
         return settings.given(self.space, self.recipe.constraints)
+
+    @property
+    def labels(self) -> dict[Genes, str]:
+        """What each of them is called: as the recipe does, where that is a name."""
+        settings, found = self.recipe.searcher, dict[Genes, str]()
+        if isinstance(settings, NatSettings):
+            for number, (said, genes) in enumerate(zip(settings.transform, self.given, strict=True), 1):
+                named = isinstance(said, str) and re.fullmatch(r"[\w-]+", said.strip())
+                found.setdefault(genes, str(said).strip() if named else f"given {number}")
+        return found
 
     @property
     def planned_asks(self) -> int:

@@ -1,19 +1,23 @@
 """The recipe of a search that asks and tells: a space of choices, a searcher, and what scores candidates."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
+    ValidationError,
     field_validator,
     model_serializer,
     model_validator,
 )
 
 from cluster.recipe_base import BaseRecipe, HomePath, Section
+from cluster.recipe_errors import Mistakes, explain
 from cluster.recipe_spaces import ChoiceSection
+from cluster.retrain_recipe import Retraining
 from cluster.shrink_recipe import Shrinking
 from networks.architecture import Shape
 from networks.errors import UserError, nearest
@@ -91,7 +95,8 @@ class SearchRecipe(BaseRecipe):
     and not told, a multiple of `round`; None is one round. `baseline`: also score as many random
     candidates, to compare with; None: unless the searcher itself is random or looks at everything. None of
     them follows from the number of replicas. `extended`: written by `weft extend`. `shrinking`: the space
-    shrinks while the supernet trains.
+    shrinks while the supernet trains. `retraining`: the networks that the search ends with are trained on
+    their own.
     """
 
     PLACES: ClassVar[Mapping[str, Any]] = {
@@ -115,6 +120,7 @@ class SearchRecipe(BaseRecipe):
     ranking: Ranking | None = None
     extended: tuple[Stretch, ...] = ()
     shrinking: Shrinking | None = None
+    retraining: Retraining | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -131,7 +137,7 @@ class SearchRecipe(BaseRecipe):
         if self.goals[0].metric not in self.score.names:
             raise UserError("objectives.0.metric", self.goals[0].metric, ", ".join(self.score.names))
         if isinstance(self.score, TableScore):
-            for field in ("supernet", "data", "ranking", "shrinking"):
+            for field in ("supernet", "data", "ranking", "shrinking", "retraining"):
                 if getattr(self, field) != type(self).model_fields[field].default:
                     raise UserError(field, "given", "nothing where a table scores the candidates")
         elif self.supernet is None:
@@ -153,6 +159,15 @@ class SearchRecipe(BaseRecipe):
             if not self.supernet.final_lr:
                 fix = "It is the rate of what is trained after the steps over which the rate falls."
                 raise UserError("supernet.final_lr", 0.0, "above 0 with searcher.alternate", fix)
+        batches = self.searcher.reward_batches if isinstance(self.searcher, NatSettings) else None
+        if batches is not None and isinstance(self.score, TableScore):
+            raise UserError("searcher.reward_batches", batches, "nothing where a table scores")
+        if self.retraining is not None:
+            try:
+                _ = self.retrained_space
+            except ValidationError as error:
+                mistakes = explain(error, type(self.space), self._retrained())
+                raise Mistakes(mistakes).under("retraining.space") from None
         if self.baseline and not self.has_baseline:
             raise UserError("baseline", True, f"nothing with {self.searcher.kind}: it would say nothing new")
         for position, (before, after) in enumerate(pairwise(self.extended), 1):
@@ -166,7 +181,17 @@ class SearchRecipe(BaseRecipe):
         """What was never extended, or does not shrink, says nothing of it, and has the digest that it had
         before one could."""
         said: dict[str, Any] = write(self)
-        return {name: value for name, value in said.items() if name not in {"extended", "shrinking"} or value}
+        later = {"extended", "shrinking", "retraining"}
+        return {name: value for name, value in said.items() if name not in later or value}
+
+    @cached_property
+    def retrained_space(self) -> ChoiceSection:
+        """The space whose networks are trained at last."""
+        return type(self.space).model_validate(self._retrained())
+
+    def _retrained(self) -> dict[str, Any]:
+        assert self.retraining is not None
+        return {**self.space.model_dump(), **self.retraining.space}
 
     @property
     def trained_beside(self) -> int:

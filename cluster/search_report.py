@@ -3,7 +3,8 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from cluster.ledger import Ledger, Row
 from cluster.pictures import save_figure
 from cluster.report import rank
+from cluster.retraining import retrained
 from cluster.run import Run
 from cluster.search_loop import value_of
 from cluster.search_plan import SearchPlan
@@ -18,8 +20,9 @@ from cluster.search_recipe import SearchRecipe
 from cluster.shrink_picture import draw_shrinking
 from cluster.shrinking import RUNGS, Rung, Rungs
 from cluster.stopwatch import TIMES
-from cluster.tables import approximate, metric_columns, times_line
-from cluster.transformations import transformations, transformed_markdown
+from cluster.tables import approximate, metric_columns, retrained_markdown, times_line
+from cluster.transform_picture import draw_transformed
+from cluster.transformations import transformations, transformed_markdown, transformed_picture
 from networks.counters import counter_random
 from networks.spaces.space import Genes
 from searchers.pareto import frontier
@@ -30,6 +33,7 @@ from trainers.scores.score import WORST
 from trainers.table import Table
 
 LEADERS = 50
+NOTHING: Mapping[Genes, str] = MappingProxyType({})
 SHRINKING = "shrinking.png"
 FAILURES = 3  # reasons, of each score
 RESAMPLES = 1000
@@ -41,10 +45,11 @@ def search_report(
     rows: Sequence[Row],
     ranked: Sequence[Row] = (),
     truth: Table | None = None,
-    given: Sequence[Genes] = (),
+    given: Mapping[Genes, str] = NOTHING,
+    alone: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """The whole report, JSON-ready. `ranked`: rows of the ranking; `truth`: the table they are held to;
-    `given`: the candidates that were to be rewritten."""
+    `given`: the candidates that were to be rewritten, with what they are called; `alone`: what was trained on its own."""
     goals = recipe.goals
     leaders = rank(rows, recipe.metric)
     best = frontier_of(rows, goals)
@@ -60,7 +65,8 @@ def search_report(
         "ranking": [search_line(place, row, recipe) for place, row in enumerate(leaders[:LEADERS], 1)],
         "frontier": [search_line(place, row, recipe) for place, row in enumerate(best, 1)],
         "against_random": against_random(rows, recipe.metric, recipe.seed),
-        "transformed": transformations(rows, given, recipe.metric),
+        "transformed": transformations(rows, list(given), recipe.metric, given),
+        "retrained": list(alone),
         "scores": [] if recipe.ranking is None else score_rankings(ranked, recipe, truth),
         "truth": None if recipe.ranking is None else recipe.ranking.truth,
         "shrinking": [
@@ -169,7 +175,9 @@ def search_markdown(found: dict[str, Any]) -> str:
             f"{number(against['random_low'])} to {number(against['random_high'])}).",
             "",
         ]
-    lines += transformed_markdown(found.get("transformed", []), metric)  # those of earlier versions have none
+    # Reports of earlier versions have neither.
+    lines += retrained_markdown(found.get("retrained", []))
+    lines += transformed_markdown(found.get("transformed", []), metric)
     if rungs := found.get("shrinking"):
         lines += [
             "## Rungs",
@@ -246,17 +254,22 @@ def shown_report(run: Run, recipe: SearchRecipe) -> dict[str, Any]:
     if not written.exists():
         return found
     kept = json.loads(written.read_text())
-    return {**found, **{name: kept[name] for name in ("scores", "transformed") if name in kept}}
+    return {**found, **{name: kept[name] for name in ("scores", "transformed", "retrained") if name in kept}}
 
 
 def write_search_report(run: Run, plan: SearchPlan) -> dict[str, Any]:
     """report.json, report.md and, of a search that shrinks, a picture of that; the report itself."""
-    ranked = list(Ledger(run.folder / "ranking").rows())
-    found = search_report(run, plan.recipe, list(run.ledger.rows()), ranked, plan.truth, plan.given)
+    rows, ranked = (list(Ledger(run.folder / name).rows()) for name in ("ledger", "ranking"))
+    found = search_report(run, plan.recipe, rows, ranked, plan.truth, plan.labels, retrained(plan, run))
     run.write_json("report.json", found)
     run.write_text("report.md", search_markdown(found))
     if plan.recipe.shrinking is not None and found["shrinking"]:
         rungs = Rungs(run.folder / RUNGS).read()
         figure = draw_shrinking(plan.space, rungs, plan.recipe.shrinking.score)
         save_figure(figure, run.pictures / SHRINKING)
+    for number, one in enumerate(found["transformed"], 1):
+        before, after = (plan.space.cells(tuple(one[side]["genes"])) for side in ("before", "after"))
+        title = f"{one['label']}, rewritten by {run.name}"
+        figure = draw_transformed(before, after, plan.space.cell_names, title)
+        save_figure(figure, run.pictures / transformed_picture(number))
     return found

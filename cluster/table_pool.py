@@ -13,6 +13,7 @@ from cluster.pool import ALONE
 from cluster.replica import ReplicaJob
 from cluster.trial import place
 from networks.spaces.space import Genes
+from searchers.searcher import Part
 from trainers.table import Table
 
 
@@ -32,7 +33,8 @@ class TablePool:
         assert not steps, "a table has nothing to train"
         return {}
 
-    def submit(self, candidates: Sequence[Genes]) -> None:
+    def submit(self, candidates: Sequence[Genes], part: Part | None = None) -> None:
+        assert part is None, "a table has no batches"
         self._queue.extend(candidates)
 
     def collect(self, number: int) -> list[Scored]:

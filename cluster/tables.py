@@ -9,7 +9,9 @@ from rich.measure import Measurement
 from rich.table import Table
 
 COLUMNS = ("#", "cand.", "setting", "seed", "status", "epochs", "val. %", "test %", "params", "MMACs")
+REPORTED = ("validation_accuracy", "test_accuracy")  # of networks that are trained on their own
 COSTS = ("params", "macs")  # have columns of their own
+MOST_GENES = 9  # of a candidate; the report has all of them
 LEAST_NEEDED = ("MMACs", "params", "epochs", "test %", "cand.", "seed", "#")  # the first to go when narrow
 
 
@@ -46,6 +48,14 @@ def search_tables(found: dict[str, Any], limit: int) -> Iterator[Table]:
         for one in rungs:
             cells = str(one["rung"]), f"{one['step']:,}", str(len(one["dropped"])), str(one["operators"])
             table.add_row(*cells, approximate(one["candidates"]))
+        yield table
+    if retrained := found.get("retrained"):
+        names = retrained_metrics(retrained)
+        table = plain_table("retrained", "params", "MACs", *(name.replace("_", " ") for name in names))
+        for one in retrained:
+            costs = f"{one['params']:,}", f"{one['macs']:,}"
+            spreads = [spread_text(one["metrics"].get(name)) for name in names]
+            table.add_row(one["label"], *costs, *spreads)
         yield table
     if transformed := found.get("transformed"):
         yield from _transformed(transformed, found["metric"])
@@ -124,13 +134,13 @@ def _transformed(found: Sequence[dict[str, Any]], metric: str) -> Iterator[Table
     table = plain_table("transformed", "genes", metric, "params", "MMACs", left=("transformed", "genes"))
     changes = plain_table("given", "what changed", left=("given", "what changed"))
     for one in found:
-        for title, row in (("given", one["before"]), ("found", one["after"])):
+        for title, row in ((one["label"], one["before"]), ("became", one["after"])):
             table.add_row(
-                title, " ".join(map(str, row["genes"])), short(row["metrics"].get(metric)),
-                f"{row['params']:,}", f"{row['macs'] / 1e6:,.2f}",
+                title, genes_text(row["genes"]), short(row["metrics"].get(metric)), f"{row['params']:,}",
+                f"{row['macs'] / 1e6:,.2f}",
             )  # fmt: skip
         edits = one["edit"].split("; ") if one["edit"] else ["nothing: none is better"]
-        for title, edit in zip([" ".join(map(str, one["genes"])), *([""] * len(edits))], edits, strict=False):
+        for title, edit in zip([one["label"], *([""] * len(edits))], edits, strict=False):
             changes.add_row(title, edit)
     yield from (table, changes)
 
@@ -140,12 +150,17 @@ def _candidates(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     table = plain_table(title, "cand.", "genes", *names.values(), "params", "MMACs", left=("genes",))
     for row in rows:
         values = (short(row["metrics"].get(name)) for name in names)
-        genes = " ".join(map(str, row["genes"]))
         table.add_row(
-            str(row["place"]), str(row["candidate"]), genes, *values, f"{row['params']:,}",
+            str(row["place"]), str(row["candidate"]), genes_text(row["genes"]), *values, f"{row['params']:,}",
             f"{row['macs'] / 1e6:,.2f}",
         )  # fmt: skip
     return table
+
+
+def genes_text(genes: Sequence[int]) -> str:
+    """``3 3 1 2``; of many the first ones."""
+    shown = " ".join(map(str, genes[:MOST_GENES]))
+    return shown if len(genes) <= MOST_GENES else f"{shown} …"
 
 
 def short(value: float | None) -> str:
@@ -168,3 +183,31 @@ def plain_table(*headers: str, left: Sequence[str] | None = None) -> Table:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.2f}"
+
+
+def retrained_markdown(found: Sequence[dict[str, Any]]) -> list[str]:
+    """A section of the report; nothing where nothing was retrained."""
+    if not found:
+        return []
+    names = retrained_metrics(found)
+    heads = ["network", "genes", "params", "MACs", "trainings", *(name.replace("_", " ") for name in names)]
+    lines = ["## Retrained", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for one in found:
+        cells = [one["label"], " ".join(map(str, one["genes"]))]
+        cells += [f"{one['params']:,}", f"{one['macs']:,}", str(one["trainings"])]
+        cells += [spread_text(one["metrics"].get(name)) for name in names]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", "Trained on their own; mean and standard deviation over the seeds.", ""]
+
+
+def retrained_metrics(found: Sequence[dict[str, Any]]) -> list[str]:
+    """What is known of any of them."""
+    return [name for name in REPORTED if any(name in one["metrics"] for one in found)]
+
+
+def spread_text(some: dict[str, Any] | None) -> str:
+    """``93.21 ± 0.12 %``."""
+    if some is None:
+        return ""
+    spread = "" if some["deviation"] is None else f" ± {100 * some['deviation']:.2f}"
+    return f"{100 * some['mean']:.2f}{spread} %"

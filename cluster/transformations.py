@@ -1,6 +1,6 @@
 """What a search that rewrites candidates made of those that it was given."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cluster.ledger import Row
@@ -19,10 +19,13 @@ def made_of(rows: Sequence[Row], given: Sequence[Genes], metric: str) -> Iterato
             yield before, after, max([before, *after], key=lambda row: value_of(row, metric))
 
 
-def transformations(rows: Sequence[Row], given: Sequence[Genes], metric: str) -> list[dict[str, Any]]:
+def transformations(
+    rows: Sequence[Row], given: Sequence[Genes], metric: str, labels: Mapping[Genes, str]
+) -> list[dict[str, Any]]:
     """What each of the given became, JSON-ready."""
     return [
         {
+            "label": labels[before.candidate.genes],
             "genes": list(before.candidate.genes),
             "rewritings": len(after),
             "edit": best.edit,
@@ -56,9 +59,15 @@ def transformed_markdown(found: Sequence[dict[str, Any]], metric: str) -> list[s
     ]  # fmt: skip
     for one in found:
         before, after = one["before"], one["after"]
-        cells = [" ".join(map(str, one["genes"])), str(one["rewritings"])]
+        cells = [one["label"], str(one["rewritings"])]
         cells += [f"{some['metrics'].get(metric, float('nan')):.4g}" for some in (before, after)]
         for cost in ("params", "macs"):
             cells += [f"{some[cost]:,}" for some in (before, after)]
         lines.append(f"| {' | '.join(cells)} | {one['edit'] or 'nothing: none is better'} |")
-    return [*lines, ""]
+    pictures = (f"![{n}](pictures/{transformed_picture(n)})" for n in range(1, len(found) + 1))
+    return [*lines, "", *(line for picture in pictures for line in (picture, ""))]
+
+
+def transformed_picture(number: int) -> str:
+    """The file of the one that was given as this number."""
+    return f"transformed-{number}.png"

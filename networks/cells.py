@@ -45,10 +45,12 @@ NODE = re.compile(r"(\d+)=(\w+)\((\d+)\)\+(\w+)\((\d+)\)")
 
 class Links(NamedTuple):
     """What a policy sees of a cell: of each link its ends (source, target) and its operation, a word of
-    `WORDS`. Spaces say in which order."""
+    `WORDS`. Spaces say in which order. `joined`: the nodes of the output, where they are not those that
+    nobody reads."""
 
     ends: tuple[tuple[int, int], ...]
     words: tuple[str, ...]
+    joined: tuple[int, ...] = ()
 
 
 class Link(NamedTuple):
@@ -84,7 +86,7 @@ class Cell(NamedTuple):
         ends = tuple(
             (link.source, target) for target, links in enumerate(self.nodes, INPUTS) for link in links
         )
-        return Links(ends, self.operations)
+        return Links(ends, self.operations, self.joined)
 
     def with_operations(self, operations: Sequence[str]) -> "Cell":
         """The same wiring with these instead, in the order of `operations`."""

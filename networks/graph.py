@@ -145,6 +145,11 @@ class Graph(BaseModel):
         return {node.id: node.aggregation for node in self.nodes}
 
     @property
+    def is_cell(self) -> bool:
+        """Of two inputs or a joined output, as in the DARTS family."""
+        return len(self.inputs) > 1 or self.widths > 1
+
+    @property
     def widths(self) -> int:
         """How many times as wide as its stage the output is."""
         joined = self.aggregation_of[self.output] == "concat"

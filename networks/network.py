@@ -112,12 +112,10 @@ class Network(nn.Module):
             stage.executor = executor
 
     def set_path_drop(self, probability: float) -> None:
-        """With which probability training passes drop an operation's output for an image (drop-path). Raises
-        `UserError` where no stage is a cell: the operations of other graphs are on every path."""
-        if probability and not all(stage.is_cell for stage in self.graph_stages):
-            raise UserError("drop_path", probability, "0 for a network that is not all cells of two inputs")
+        """With which probability training passes drop the output of an operation in a cell for an image
+        (drop-path)."""
         for stage in self.graph_stages:
-            stage.path_drop = probability
+            stage.path_drop = probability if stage.graph.is_cell else 0.0
 
     def new_step(self, seed: int, step: int) -> None:
         """Draw what the next training pass drops (edges, paths, features) from (seed, step)."""

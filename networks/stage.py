@@ -51,11 +51,6 @@ class StageModule(nn.Module):
         # The rule "input" resizes before the graph, so that nothing inside it does.
         self.sizes = Sizes(stage.channels, 1 if stage.rule == "input" else stage.stride)
 
-    @property
-    def is_cell(self) -> bool:
-        """Of two inputs or a joined output, as in the DARTS family."""
-        return len(self.graph.inputs) > 1 or self.graph.widths > 1
-
     def build_edge(self, edge: Edge, operation: str) -> nn.Module:
         """This operation, as it is on this edge."""
         place = self.placements.edge(edge)
@@ -84,7 +79,7 @@ class StageModule(nn.Module):
             or any(parameter.requires_grad for parameter in self.parameters())
         ):
             return self._run(run_inference, inputs, operations, plan_for())
-        if self.is_cell:  # cells are wide and shallow: little would be gained
+        if self.graph.is_cell:  # cells are wide and shallow: little would be gained
             return self._run(run_plain, inputs, operations, plan_for())
         (x,) = inputs
         if torch.compiler.is_compiling():

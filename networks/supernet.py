@@ -245,7 +245,7 @@ class Supernet(nn.Module):
 
 
 def _reading(channels: Tensor | None, where: str, module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by their names, below `where`, of a module that reads these channels of those that
+    """Parameters and buffers by their names, below `where`, of a module that reads these channels of all that
     are there (None: all). Its weights must all read them: those of projections and plain heads do."""
     state: dict[str, Tensor] = module.state_dict()
     if channels is not None:

@@ -16,7 +16,7 @@ from networks.spaces.space import Genes, SearchSpace
 from searchers.constraints import Constraint
 from searchers.problem import Problem
 from searchers.rewriting import Rewriting, check_bounds
-from searchers.searcher import Evaluation
+from searchers.searcher import Evaluation, Part
 from searchers.transformer import PolicySettings, Transformer, Words, reward
 from searchers.transitions import Rule
 
@@ -39,7 +39,8 @@ class NatSettings(BaseModel):
     """`transform`: the candidates to be rewritten, as genes or as the space writes them. `rule`: what an
     operation may become. `strict`: no operation may become one that costs more at its place, in parameters or
     multiply-adds. The policy learns for `steps` from `cells` random candidates each, with `draws` rewritings
-    of each; at last `candidates` rewritings of everything to be transformed are scored, its `proposals`."""
+    of each, scored on the same `reward_batches` of the validation images, others in every step (None: on all
+    of them); at last `candidates` rewritings of everything to be transformed are scored, its `proposals`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,6 +53,7 @@ class NatSettings(BaseModel):
     cells: int = Field(1, ge=1)
     draws: int = Field(1, ge=1)
     alternate: Alternation | None = None
+    reward_batches: int | None = Field(None, ge=1)
     candidates: int = Field(10, ge=1)
     proposals: Literal["likeliest", "drawn"] = "likeliest"
 
@@ -134,6 +136,12 @@ class NatSearcher:
         for one in evaluations:
             if self._open and one.candidate.genes == self._open[0]:
                 self._hear(self.problem.objectives[0].value(one))
+
+    @property
+    def part(self) -> Part | None:
+        batches = self.settings.reward_batches
+        learning = self._learnt < self.settings.steps
+        return Part(self._learnt, batches) if batches is not None and learning else None
 
     def parent(self, genes: Genes) -> Genes | None:
         return self._parents.get(genes)

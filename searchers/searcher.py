@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -45,6 +45,13 @@ class Evaluation(BaseModel):
     reason: str = ""
 
 
+class Part(NamedTuple):
+    """Some of the batches that candidates are scored on: `batches` of them, drawn for this `number`."""
+
+    number: int
+    batches: int
+
+
 @runtime_checkable
 class Rewriter(Protocol):
     """A searcher that makes candidates from others that it asked for."""
@@ -56,6 +63,11 @@ class Rewriter(Protocol):
     @property
     def learnt(self) -> int:
         """How often it has learnt from what it was told."""
+        ...
+
+    @property
+    def part(self) -> "Part | None":
+        """What those just asked for are to be scored on; None: on everything."""
         ...
 
 

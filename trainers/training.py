@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from networks.auxiliary import auxiliary_stage, build_auxiliary
+from networks.architecture import Architecture
+from networks.auxiliary import auxiliary_entry, auxiliary_stage, build_auxiliary
 from networks.errors import UserError
 from networks.network import Network
 from trainers.data import Data, ReadsAhead
@@ -60,6 +61,19 @@ class Diverged(ArithmeticError):
     """The loss is no longer a number. The text says at which step."""
 
 
+def check_trainable(architecture: Architecture, settings: TrainingSettings) -> None:
+    """Raise `UserError` where these settings ask for what such a network has no place for."""
+    try:
+        if settings.auxiliary:
+            auxiliary_entry(architecture)
+        if settings.drop_path and not any(
+            architecture.graph(position).is_cell for position in range(len(architecture.stages))
+        ):
+            raise UserError("drop_path", settings.drop_path, "0 for a network without cells of two inputs")
+    except UserError as error:
+        raise error.under("training") from None
+
+
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Weights of convolutions and linear layers decay; biases, BN and edge values do not."""
     decayed: list[nn.Parameter] = []
@@ -86,14 +100,11 @@ class Trainer:
         self.network = network.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         self._layout = layout
         architecture = network.architecture
+        check_trainable(architecture, settings)
         self.auxiliary: nn.Module | None = None
-        try:
-            network.set_path_drop(settings.drop_path)
-            if settings.auxiliary:
-                self._tapped = auxiliary_stage(architecture)
-                self.auxiliary = build_auxiliary(architecture, seed).to(self.device)
-        except UserError as error:
-            raise error.under("training") from None
+        if settings.auxiliary:
+            self._tapped = auxiliary_stage(architecture)
+            self.auxiliary = build_auxiliary(architecture, seed).to(self.device)
         self.steps_per_epoch = data.steps_per_epoch(settings.batch_size)
         self.total_steps = settings.epochs * self.steps_per_epoch
         self.optimizer = torch.optim.SGD(

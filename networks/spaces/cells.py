@@ -91,6 +91,7 @@ class CellsSpace(ChoiceSpace):
     """
 
     kind = "cells"
+    cell_names = CELLS
 
     def __init__(self, settings: CellsSettings, image: Shape, classes: int) -> None:
         self.settings, self.image, self.classes = settings, image, classes

@@ -97,6 +97,7 @@ class ChoiceSpace(SearchSpace):
     # What rewrites candidates (searchers/nat.py) asks. A space without `ends` is not made of cells.
 
     ends: tuple[tuple[int, int], ...] = ()
+    cell_names: tuple[str, ...] = ("cell",)
 
     def becomes(self, gene: int, option: int) -> Mapping[str, int]:
         """The words of cells (networks/cells.py) that a gene which has this option can choose, its own among

@@ -12,7 +12,7 @@ from cluster.search_loop import Phase, SearchLoop, evaluation_of, value_of
 from networks.complexity import Complexity
 from networks.errors import UserError
 from networks.spaces.space import Genes
-from searchers.searcher import Candidate, Evaluation
+from searchers.searcher import Candidate, Evaluation, Part
 from tests.cluster.choices import chain_space
 from tests.cluster.rows import row
 
@@ -76,7 +76,7 @@ class Scores:
             raise KeyboardInterrupt
         self.calls[call] += 1
 
-    def submit(self, candidates: Sequence[Genes]) -> None:
+    def submit(self, candidates: Sequence[Genes], part: Part | None = None) -> None:
         self._count("submit")
         self._queue += candidates
         self.most = max(self.most, len(self._queue))

@@ -126,13 +126,6 @@ def test_gradients_reach_what_was_not_dropped(network: Network) -> None:
     assert all(one.grad is not None and bool(one.grad.isfinite().all()) for one in network.stem.parameters())
 
 
-def test_drop_path_is_for_cells() -> None:
-    template = RandWireTemplate(regime="cifar", nodes=6, channels=4, image=Shape(3, 32, 32), classes=10)
-    randwire = build_network(template.architecture(WattsStrogatz(k=4, p=0.75), 0), 0)
-    with pytest.raises(UserError, match=r"drop_path.*all cells of two inputs"):
-        randwire.set_path_drop(0.1)
-
-
 def test_drop_path_refuses_an_undrawn_step(network: Network) -> None:
     network.set_path_drop(0.1)
     with pytest.raises(RuntimeError, match="new_step"):

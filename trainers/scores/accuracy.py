@@ -77,7 +77,7 @@ class Validation:
             with recalibrated(supernet, (x for x, _ in batches), genes) as forward:
                 return validate(forward, bench.validation)
 
-        return remembered(bench, "recalibrated pass", (genes, self.batches), measure)
+        return remembered(bench, "recalibrated pass", (genes, self.batches, bench.part), measure)
 
 
 def validate(forward: Forward, batches: Iterable[Batch]) -> Validated:

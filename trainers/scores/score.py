@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from networks.counters import counter_seed
+from networks.counters import counter_random, counter_seed
 from networks.errors import UserError
 from networks.network import Network, build_network
 from networks.spaces.choices import ChoiceSpace
@@ -29,7 +29,8 @@ class Bench:
     keep in it what several candidates share (trainers/scores/memory.py).
 
     `supernet` and `initial` (its parameters before training, by name) are there when a supernet is
-    trained. `batch_size` is that of `batch` and of `validation`.
+    trained. `batch_size` is that of `batch` and of `validation`. `part`: a number, and how many batches of
+    the validation split are looked at, drawn for it; None: all of them.
     """
 
     space: ChoiceSpace
@@ -39,6 +40,7 @@ class Bench:
     device: str = "cpu"
     supernet: Supernet | None = None
     initial: dict[str, Tensor] = field(default_factory=dict)
+    part: tuple[int, int] | None = None
 
     def network(self, genes: Genes) -> Network:
         """The candidate's own network: fresh weights from the seed, in training mode but without dropout,
@@ -54,9 +56,15 @@ class Bench:
 
     @property
     def validation(self) -> Iterable[Batch]:
-        """The whole validation split, in order; kept in memory where it is small."""
+        """The validation split, or the part of it, in order; kept in memory where it is small."""
         numbers = self.data.sizes["validation"] * math.prod(self.data.image)
-        return self.data.batches("validation", self.batch_size) if numbers > KEPT else self._validation
+        whole = self.data.batches("validation", self.batch_size) if numbers > KEPT else self._validation
+        if self.part is None:
+            return whole
+        number, wanted = self.part
+        batches = range(-(-self.data.sizes["validation"] // self.batch_size))
+        drawn = set(counter_random(self.seed, "part", number).sample(batches, min(wanted, len(batches))))
+        return (batch for position, batch in enumerate(whole) if position in drawn)
 
     @cached_property
     def _validation(self) -> list[Batch]:

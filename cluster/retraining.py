@@ -1,0 +1,147 @@
+"""The end of a search: its networks trained on their own, under one recipe, with several seeds.
+
+They are a grid beside the run, so that a search which is gone on with goes on in the middle of it.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+from cluster.export import export_network
+from cluster.ledger import Row
+from cluster.recipe import ListedSection, NoStopping, Recipe
+from cluster.recipe_spaces import ChoiceSection
+from cluster.report import newest, rank
+from cluster.run import Run, runs_of
+from cluster.search_plan import SearchPlan
+from cluster.search_recipe import SearchRecipe
+from cluster.tables import REPORTED
+from cluster.transformations import made_of
+from networks.spaces.space import Genes
+from trainers.training import TrainingSettings
+
+RETRAINED = "retrained"  # the folder in a run's
+
+
+class Chosen(NamedTuple):
+    """What a search ends with, and what it is called."""
+
+    label: str
+    row: Row
+
+    @property
+    def genes(self) -> Genes:
+        return self.row.candidate.genes
+
+
+def chosen_networks(plan: SearchPlan, run: Run) -> list[Chosen]:
+    """Each of the candidates to be rewritten and what it became; or the leaders, no two alike."""
+    recipe, rows = plan.recipe, list(run.ledger.rows())
+    if recipe.retraining is None:
+        return []
+    if plan.given:
+        labels = plan.labels
+        return [
+            one
+            for before, _, after in made_of(rows, list(labels), recipe.metric)
+            for label in [labels[before.candidate.genes]]
+            for one in (Chosen(label, before), Chosen(f"{label} rewritten", after))
+        ]
+    leaders: dict[Genes, Row] = {}
+    for row in rank(rows, recipe.metric):
+        if row.status == "ok":
+            leaders.setdefault(row.candidate.genes, row)
+    best = list(leaders.values())[: recipe.retraining.best]
+    return [Chosen(f"place {place}", row) for place, row in enumerate(best, 1)]
+
+
+def standalone_grid(
+    recipe: SearchRecipe,
+    run: Run,
+    what: str,
+    genes: Sequence[Genes],
+    seeds: int,
+    training: TrainingSettings,
+    space: ChoiceSection | None = None,
+) -> Recipe:
+    """Candidates of a search as a grid, each trained on its own; its run is in the search's folder `what`,
+    and in its MLflow."""
+    own = run.about["tracking_uri"] is None  # a file in the run's folder: the grid is to use that one too
+    return Recipe(
+        version=1,
+        name=_named(recipe, what),
+        seed=recipe.seed,
+        space=ListedSection(space=space or recipe.space, genes=tuple(genes), seeds=seeds),
+        data=recipe.data,
+        training=training,
+        stopping=NoStopping(),
+        resources=recipe.resources.model_copy(update={"max_workers": None}),
+        retries=recipe.retries,
+        allow_mixed=recipe.allow_mixed,
+        tracking=recipe.tracking.model_copy(update={"uri": run.tracking_uri} if own else {}),
+        storage=run.folder / what,
+    )
+
+
+def _named(recipe: SearchRecipe, what: str) -> str:
+    return f"{recipe.name[: 79 - len(what)]}-{what}"
+
+
+def retrain(plan: SearchPlan, run: Run, train: Callable[[Recipe], Run]) -> None:
+    """Train what the search ends with. The one that validates best, by the mean over its seeds, becomes the
+    run's best network, with the weights of its best seed."""
+    settings = plan.recipe.retraining
+    genes = list(dict.fromkeys(one.genes for one in chosen_networks(plan, run)))
+    if settings is None or not genes:
+        return
+    grid = standalone_grid(
+        plan.recipe, run, RETRAINED, genes, settings.seeds, settings.training, plan.recipe.retrained_space
+    )
+    trained, selects = train(grid), REPORTED[0]  # never by the test images
+    known = {one: rows for one, rows in _by_genes(trained, genes).items() if rows}
+    if known:
+        means = {one: fmean(row.metrics[selects] for row in rows) for one, rows in known.items()}
+        best = max(known, key=lambda one: (means[one], -genes.index(one)))
+        row = max(known[best], key=lambda row: (row.metrics[selects], -row.candidate.ask_index))
+        export_network(trained, str(row.candidate.ask_index), run.folder / "best")
+
+
+def retrained(plan: SearchPlan, run: Run) -> list[dict[str, Any]]:
+    """Those networks with the metrics of their trainings so far, and their costs; JSON-ready."""
+    chosen = chosen_networks(plan, run)
+    grids = runs_of(_named(plan.recipe, RETRAINED), run.folder / RETRAINED) if chosen else []
+    if not grids:
+        return []
+    known = _by_genes(grids[-1], list(dict.fromkeys(one.genes for one in chosen)))
+    return [_line(one, known[one.genes]) for one in chosen if known.get(one.genes)]
+
+
+def _by_genes(trained: Run, listed: Sequence[Genes]) -> dict[Genes, list[Row]]:
+    """The finished trainings of each candidate, by seed."""
+    found: dict[Genes, list[Row]] = defaultdict(list)
+    for row in sorted(newest(trained.ledger.rows()), key=lambda row: row.candidate.ask_index):
+        if row.status == "ok":
+            found[listed[row.candidate.genes[0]]].append(row)
+    return found
+
+
+def _line(one: Chosen, rows: Sequence[Row]) -> dict[str, Any]:
+    values = {name: [row.metrics[name] for row in rows if name in row.metrics] for name in REPORTED}
+    return {
+        "label": one.label,
+        "candidate": one.row.candidate.ask_index,
+        "id": one.row.candidate.id,
+        "genes": list(one.genes),
+        "names": one.row.names,
+        "edit": one.row.edit,
+        "trainings": len(rows),
+        "params": rows[0].cost.params,
+        "macs": rows[0].cost.macs,
+        "metrics": {name: _summary(some) for name, some in values.items() if some},
+    }
+
+
+def _summary(values: Sequence[float]) -> dict[str, Any]:
+    spread = stdev(values) if len(values) > 1 else None
+    return {"mean": fmean(values), "deviation": spread, "values": list(values)}
