@@ -210,6 +210,8 @@ def _drive_search(plan: SearchPlan, run: Run, lease: Lease, place: Place, consol
 
 def trained_grid(grid: Recipe, place: Place, console: Console) -> Run:
     """The run of this grid: the one that is there already, gone on with where it was interrupted."""
+    if place != Place():  # where `workers` sizes nothing
+        grid = grid.model_copy(update={"resources": grid.resources.model_copy(update={"workers": None})})
     same = [run for run in runs_of(grid.name, grid.storage) if run.about["recipe_digest"] == grid.digest]
     if same and same[-1].ending == "FINISHED":
         return same[-1]

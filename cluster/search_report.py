@@ -49,7 +49,8 @@ def search_report(
     alone: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """The whole report, JSON-ready. `ranked`: rows of the ranking; `truth`: the table they are held to;
-    `given`: the candidates that were to be rewritten, with what they are called; `alone`: what was trained on its own."""
+    `given`: the candidates that were to be rewritten, and what they are called; `alone`: what was trained
+    on its own."""
     goals = recipe.goals
     leaders = rank(rows, recipe.metric)
     best = frontier_of(rows, goals)

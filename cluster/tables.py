@@ -11,7 +11,7 @@ from rich.table import Table
 COLUMNS = ("#", "cand.", "setting", "seed", "status", "epochs", "val. %", "test %", "params", "MMACs")
 REPORTED = ("validation_accuracy", "test_accuracy")  # of networks that are trained on their own
 COSTS = ("params", "macs")  # have columns of their own
-MOST_GENES = 9  # of a candidate; the report has all of them
+MOST_GENES, FIRST_GENES = 12, 7  # of a candidate; the report has all of them
 LEAST_NEEDED = ("MMACs", "params", "epochs", "test %", "cand.", "seed", "#")  # the first to go when narrow
 
 
@@ -159,8 +159,8 @@ def _candidates(title: str, rows: Sequence[dict[str, Any]]) -> Table:
 
 def genes_text(genes: Sequence[int]) -> str:
     """``3 3 1 2``; of many the first ones."""
-    shown = " ".join(map(str, genes[:MOST_GENES]))
-    return shown if len(genes) <= MOST_GENES else f"{shown} …"
+    shown = genes if len(genes) <= MOST_GENES else [*genes[:FIRST_GENES], "…"]
+    return " ".join(map(str, shown))
 
 
 def short(value: float | None) -> str:

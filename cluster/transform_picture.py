@@ -90,8 +90,9 @@ def _draw(axes: Axes, graph: Graph, layout: Layout, words: Sequence[str], were: 
         middle = (len(points) - 1) // 2
         text = f"{old} → {word}" if changed else word
         if changed or category == "O":
+            x, y = between(points[middle], points[middle + 1], PLACES[position % len(PLACES)])
             axes.text(
-                *between(*points[middle : middle + 2], PLACES[position % len(PLACES)]), text, fontsize=6.5, ha="center", va="center",
+                x, y, text, fontsize=6.5, ha="center", va="center",
                 color=CHANGED if changed else INK, zorder=4,
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85},
             )  # fmt: skip

@@ -174,15 +174,15 @@ def test_the_command_says_what_changed(tmp_path: Path, table: Path) -> None:
     assert ended.code == 0, ended.err
     lines = ended.out.splitlines()
     head = next(number for number, line in enumerate(lines) if line.strip().startswith("transformed"))
-    assert lines[head + 2].split()[:7] == ["given", "3", "3", "2", "4", "1", "0"]
-    assert lines[head + 3].split()[0] == "found"
+    assert lines[head + 2].split()[:8] == ["given", "1", "3", "3", "2", "4", "1", "0"]
+    assert lines[head + 3].split()[0] == "became"
     assert any("what changed" in line for line in lines) and any(": none to skip" in line for line in lines)
     assert "what changed" in weft("show", "nat", cwd=tmp_path).out
 
 
 # On a supernet ------------------------------------------------------------------------------------
 
-BETA = "normal 2=sep3(0)+c3(1); 3=S(0)+dil3(2) | reduction 2=max3(0)+S(1); 3=sep3(0)+N(2)"
+BETA = "normal 2=sep3(0)+c3(1); 3=S(0)+dil3(2); out=2,3 | reduction 2=max3(0)+S(1); 3=sep3(0)+N(2); out=2,3"
 
 
 def supernet_recipe(storage: Path, final_lr: float = 0.0, **searcher: Any) -> SearchRecipe:
