@@ -9,6 +9,7 @@ from cluster.pool import LocalPool, Pool
 from cluster.replica import ReplicaJob
 from networks.counters import counter_random
 from networks.spaces.space import Genes
+from searchers.searcher import Part
 
 
 def check_pool(make: Callable[[], Pool], job: ReplicaJob, *, steps: int = 3, candidates: int = 12) -> None:
@@ -57,6 +58,12 @@ def _check_scoring(pool: Pool, reference: LocalPool, number: int) -> None:
         raise AssertionError("more results were given than candidates submitted")
     assert found == expected, "scores differ, or their order"
     assert pool.collect(0) == []
+    parts = [Part(0, 1), Part(1, 1), None]
+    for each in (pool, reference):
+        for part in parts:
+            each.submit(some, part)
+    found, expected = (essence(each.collect(len(parts) * len(some))) for each in (pool, reference))
+    assert found == expected, "scores differ on a part of the images"
 
 
 def _check_state(pool: Pool, reference: LocalPool, steps: int) -> None:

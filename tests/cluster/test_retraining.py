@@ -1,4 +1,4 @@
-"""The networks that a search ends with, trained on their own: which, how they are told of, and that it goes on."""
+"""The networks that a search ends with, trained on their own: which, how they are told of, and resumed."""
 
 import json
 from pathlib import Path
@@ -167,7 +167,7 @@ def test_changes_of_the_space_are_checked_with_the_recipe(
 def test_drop_path_needs_cells(tmp_path: Path) -> None:
     training = {"epochs": 1, "batch_size": 16, "drop_path": 0.2}
     asked = tiny_recipe(tmp_path, retraining={"training": training})
-    with pytest.raises(UserError, match="drop_path.*without cells"):
+    with pytest.raises(UserError, match=r"drop_path.*without cells"):
         SearchPlan.of(asked)
 
 
