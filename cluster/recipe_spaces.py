@@ -1,15 +1,19 @@
 """The spaces that a recipe can name beside RandWire's: those whose choices share a supernet."""
 
+import json
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError, field_validator
 
-from networks.architecture import Shape
+from cluster.files import path_of
+from networks.architecture import Architecture, Shape
+from networks.errors import UserError
 from networks.spaces.cells import CellsSettings, CellsSpace
 from networks.spaces.chain import ShuffleNetSettings, ShuffleNetSpace, SmallChainSettings, SmallChainSpace
 from networks.spaces.darts import DartsSettings, DartsSpace
 from networks.spaces.mobilenet import MobileNetSettings, MobileNetSpace
 from networks.spaces.nasbench201 import NasBench201Settings, NasBench201Space
+from networks.spaces.rewired import NetworkSettings, RewiredSpace
 
 
 class NasBench201Section(NasBench201Settings):
@@ -66,13 +70,47 @@ class CellsSection(CellsSettings):
         return CellsSpace(self, image, classes)
 
 
+class NetworkSection(NetworkSettings):
+    """What a given network can be rewritten to. `architecture`: the file of one, as JSON or as weft keeps
+    networks."""
+
+    kind: Literal["network"] = "network"
+
+    @field_validator("architecture", mode="before")
+    @classmethod
+    def _read(cls, given: object) -> object:
+        return read_architecture(given) if isinstance(given, str) else given
+
+    def build(self, image: Shape, classes: int) -> RewiredSpace:
+        try:
+            return RewiredSpace(self, image, classes)
+        except UserError as error:
+            raise error.under("space") from None
+
+
+def read_architecture(name: str) -> Architecture:
+    """The architecture in a file: alone, or with the weights' checksum as in ``network.json``. Raises
+    `UserError`."""
+    allowed = "a file with an architecture as JSON, such as a run's best/network.json"
+    path = path_of(name)
+    try:
+        raw = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError("", name, allowed, str(error)) from None
+    try:
+        return Architecture.model_validate(raw.get("architecture", raw) if isinstance(raw, dict) else raw)
+    except ValidationError as error:
+        raise UserError("", name, allowed, f"{error.error_count()} fields are not as in one.") from None
+
+
 ChoiceSection = Annotated[
     NasBench201Section
     | ShuffleNetSection
     | SmallChainSection
     | MobileNetSection
     | DartsSection
-    | CellsSection,
+    | CellsSection
+    | NetworkSection,
     Field(discriminator="kind"),
 ]
 SEARCHED_SPACES = tuple(
@@ -84,5 +122,6 @@ SEARCHED_SPACES = tuple(
         MobileNetSection,
         DartsSection,
         CellsSection,
+        NetworkSection,
     )
 )

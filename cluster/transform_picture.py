@@ -10,9 +10,9 @@ from matplotlib.patches import PathPatch
 from cluster.architecture_picture import INPUT, OUTPUT, between, dots, smooth
 from cluster.layout import Layout, lay_out
 from cluster.pictures import FAINT, INK, SOFT, new_figure
-from networks.cells import WORDS, Links
+from networks.cells import Links
 from networks.graph import Edge, Graph, Node
-from networks.operations import find_operation
+from searchers.transitions import category_of
 
 CHANGED = "#d64545"
 COLOURS = {"O": INK, "S": "#0967d2", "N": FAINT}
@@ -82,7 +82,7 @@ def _draw(axes: Axes, graph: Graph, layout: Layout, words: Sequence[str], were: 
             axes.add_patch(PathPatch(smooth(points), facecolor="none", edgecolor=FAINT, linewidth=3.0))
             continue
         word, old = words[position], were[position]
-        category = find_operation(WORDS[word][1]).category
+        category = category_of(word)
         changed = word != old
         colour, thickness = (CHANGED, 2.4) if changed else (COLOURS[category], 1.2)
         style = {"linewidth": thickness, "linestyle": STYLES[category], "alpha": 0.9}

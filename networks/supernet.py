@@ -231,7 +231,8 @@ class Supernet(nn.Module):
         puts_out: list[Tensor | None] = [None]  # of the stem and of each stage: the channels that are there
         for position, (stage, chosen) in enumerate(self._walk(genes)):
             where = f"stages.{position}"
-            state[f"{where}.edge_values"] = stage.edge_values.detach()
+            there = [n for n, edge in enumerate(stage.weighted_edges) if chosen.get(edge) != "none"]
+            state[f"{where}.edge_values"] = stage.edge_values.detach()[there]
             reads = [puts_out[max(0, position - 1)], puts_out[position]]
             if isinstance(stage.projection, nn.ModuleList):
                 for number, (one, channels) in enumerate(zip(stage.projection, reads, strict=True)):

@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from networks.cells import WORDS, Cell
-from networks.errors import UserError
-from networks.operations import find_operation
+from networks.errors import UserError, nearest
+from networks.operations import OPERATIONS, Category, find_operation
 
 Rule = Literal["nat", "nat++"]
 KEEP, SKIP, NONE = "keep", "S", "N"
@@ -45,14 +45,20 @@ class Move(NamedTuple):
     after: str
 
 
+def category_of(word: str) -> Category:
+    """O, S or N. A word of cells, or the name of a registered operation that has none. Raises `UserError` for
+    what is neither."""
+    if word not in WORDS and word not in OPERATIONS:
+        raise UserError("operation", word, ", ".join(WORDS), nearest(word, [*WORDS, *OPERATIONS]))
+    return find_operation(WORDS[word][1] if word in WORDS else word).category
+
+
 def reachable(word: str, rule: Rule) -> tuple[str, ...]:
     """What an operation may become, itself first. One that ``nat++`` does not know stays. Raises `UserError`
     for what is no operation of a cell, and for another rule."""
     if rule not in get_args(Rule):
         raise UserError("rule", rule, " or ".join(get_args(Rule)))
-    if word not in WORDS:
-        raise UserError("operation", word, ", ".join(WORDS))
-    category = find_operation(WORDS[word][1]).category
+    category = category_of(word)
     if category != "O":
         return (SKIP, NONE) if category == "S" else (NONE, SKIP)
     if rule == "nat":
