@@ -1,6 +1,5 @@
 """The command line, `weft`: recipes and their searches; runs are in cli_runs.py, data sets in cli_data.py."""
 
-import json
 import logging
 import os
 import sys
@@ -17,7 +16,7 @@ import typer
 from rich.console import Console
 
 from cluster.cli_data import data_app
-from cluster.cli_options import Address, AsJson, Changes, Local, RecipeName, read_if_file
+from cluster.cli_options import Address, AsJson, Changes, Local, RecipeName
 from cluster.cli_runs import runs_app
 from cluster.printing import (
     command,
@@ -77,7 +76,11 @@ def transform(
     recipe: RecipeName,
     cells: Annotated[
         list[str],
-        typer.Argument(metavar="CELL", help="As the space writes it, a published name, or a file with it."),
+        typer.Argument(
+            metavar="CELL",
+            help="As the space writes it, a published name, or a file with it; or one network: its file, "
+            "such as a run's best/network.json.",
+        ),
     ],
     changes: Changes = None,
     local: Local = False,
@@ -85,10 +88,11 @@ def transform(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the recipe's unfinished run.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Rewrite cells of yours into better ones that cost no more, with a recipe whose searcher is `nat`."""
-    given = list(map(read_if_file, cells))
-    changes = [*(changes or []), f"searcher.transform={json.dumps(given)}"]
-    search(recipe, changes, local, address, resume, as_json)
+    """Rewrite cells or a network of yours into better ones that cost no more, with a recipe whose searcher is
+    `nat`."""
+    from cluster.transform_command import transforming
+
+    search(recipe, transforming(recipe, cells, changes or []), local, address, resume, as_json)
 
 
 @app.command()

@@ -24,7 +24,7 @@ Adjacency = Literal["row", "symmetric", "official"]
 Ends = tuple[tuple[int, int], ...]
 NODE, OPERATION, FEATURE, HIDDEN = 200, 100, 1024, 100  # the release's widths
 WIDE = 256  # of the perceptron
-NODES = 16  # the most that a cell may have where a node's number is looked at
+NODES = 16  # of which a cell's numbers are looked at, unless it is said to have more
 
 
 @lru_cache(maxsize=4096)
@@ -154,19 +154,21 @@ class GraphEncoder(CellEncoder):
 
 
 class LinkEncoder(CellEncoder):
-    """One that sees a link as the sum of three embeddings: its operation and its two ends."""
+    """One that sees a link as the sum of three embeddings: its operation and its two ends, of so many
+    `nodes`."""
 
-    def __init__(self, vocabulary: Sequence[str], actions: int) -> None:
+    def __init__(self, vocabulary: Sequence[str], actions: int, nodes: int = NODES) -> None:
         super().__init__(vocabulary, actions)
         self.operation_embedding = nn.Parameter(torch.empty(len(self.vocabulary), OPERATION))
-        self.source_embedding = nn.Parameter(torch.empty(NODES, OPERATION))
-        self.target_embedding = nn.Parameter(torch.empty(NODES, OPERATION))
+        self.nodes = max(nodes, NODES)
+        self.source_embedding = nn.Parameter(torch.empty(self.nodes, OPERATION))
+        self.target_embedding = nn.Parameter(torch.empty(self.nodes, OPERATION))
 
     def links(self, cells: Sequence[Links]) -> Tensor:
         """float (cells, links, OPERATION)."""
         sources, targets = torch.tensor([cell.ends for cell in cells]).unbind(2)
-        if int(targets.max()) >= NODES:
-            raise UserError("cell", int(targets.max()) + 1, f"at most {NODES} nodes")
+        if int(targets.max()) >= self.nodes:
+            raise UserError("cell", int(targets.max()) + 1, f"at most {self.nodes} nodes")
         chosen = self.operation_embedding[self.operations(cells)]
         return chosen + self.source_embedding[sources] + self.target_embedding[targets]
 
@@ -176,9 +178,9 @@ class LineEncoder(LinkEncoder):
 
     def __init__(
         self, vocabulary: Sequence[str], actions: int, seed: int = 0, form: Adjacency = "row",
-        skip: bool = True,
+        skip: bool = True, nodes: int = NODES,
     ) -> None:  # fmt: skip
-        super().__init__(vocabulary, actions)
+        super().__init__(vocabulary, actions, nodes)
         self.form: Adjacency = form
         self.skip = skip
         self.first, self.first_bias = _weights(OPERATION, HIDDEN)
@@ -197,8 +199,8 @@ class LineEncoder(LinkEncoder):
 class SequenceEncoder(LinkEncoder):
     """An LSTM over the links in order."""
 
-    def __init__(self, vocabulary: Sequence[str], actions: int, seed: int = 0) -> None:
-        super().__init__(vocabulary, actions)
+    def __init__(self, vocabulary: Sequence[str], actions: int, seed: int = 0, nodes: int = NODES) -> None:
+        super().__init__(vocabulary, actions, nodes)
         self.cells = nn.LSTM(OPERATION, HIDDEN, batch_first=True, device="meta").to_empty(device="cpu")
         self.scores = skip_init(nn.Linear, HIDDEN, actions)
         self.draw_weights(seed)

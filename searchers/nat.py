@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from networks.cells import Links
 from networks.counters import counter_random
 from networks.errors import UserError
 from networks.spaces.space import Genes, SearchSpace
@@ -38,9 +39,12 @@ class Alternation(BaseModel):
 class NatSettings(BaseModel):
     """`transform`: the candidates to be rewritten, as genes or as the space writes them. `rule`: what an
     operation may become. `strict`: no operation may become one that costs more at its place, in parameters or
-    multiply-adds. The policy learns for `steps` from `cells` random candidates each, with `draws` rewritings
-    of each, scored on the same `reward_batches` of the validation images, others in every step (None: on all
-    of them); at last `candidates` rewritings of everything to be transformed are scored, its `proposals`."""
+    multiply-adds. `no_costlier`: no proposal may cost more as a whole, so that, without `strict`, a link that
+    costs a little can come where another goes.
+
+    The policy learns for `steps` from `cells` random candidates each, with `draws` rewritings of each, scored
+    on the same `reward_batches` of the validation images, others in every step (None: on all); at last
+    `candidates` rewritings of everything to be transformed are scored, its `proposals`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,6 +52,7 @@ class NatSettings(BaseModel):
     transform: tuple[Genes | str, ...] = Field(min_length=1)
     rule: Rule = "nat"
     strict: bool = True
+    no_costlier: bool = True
     policy: PolicySettings = PolicySettings()
     steps: int = Field(1000, ge=0)
     cells: int = Field(1, ge=1)
@@ -82,10 +87,15 @@ class NatSettings(BaseModel):
             check_bounds(rewriting, genes, constraints, f"searcher.transform.{position}")
         cells = rewriting.cells(found)
         try:
-            Transformer(self.policy, rewriting.actions, len(cells[0].ends), 0).policy(cells)
+            self.transformer(rewriting, cells[0], 0).policy(cells)
         except UserError as error:
             raise error.under("searcher.policy") from None
         return found
+
+    def transformer(self, rewriting: Rewriting, cell: Links, seed: int) -> Transformer:
+        """The untrained policy, for cells that are wired alike."""
+        nodes = 1 + max(max(ends) for ends in cell.ends)
+        return Transformer(self.policy, rewriting.actions, len(cell.ends), seed, nodes)
 
     def build(self, problem: Problem) -> "NatSearcher":
         return NatSearcher(problem, self)
@@ -103,8 +113,8 @@ class NatSearcher:
         self.problem, self.settings = problem, settings
         self._rewriting = Rewriting(problem.space, settings.rule, strict=settings.strict)
         self.given = settings.given(problem.space)
-        links = len(self._rewriting.cells(self.given)[0].ends)
-        self._transformer = Transformer(settings.policy, self._rewriting.actions, links, problem.seed)
+        cell = self._rewriting.cells(self.given)[0]
+        self._transformer = settings.transformer(self._rewriting, cell, problem.seed)
         self._stages = self._staged()
         self._queue: deque[Genes] = deque()
         self._open: deque[Genes] = deque()
@@ -197,8 +207,13 @@ class NatSearcher:
         """Rewritings of a candidate by the policy as it is now, none of which breaks a constraint."""
         rewriting = self._rewriting
 
+        given = rewriting.space.cost(genes)
+
         def fits(words: Words) -> bool:
-            return self.problem.feasible(rewriting.space.rewritten(genes, words))
+            after = rewriting.space.rewritten(genes, words)
+            cost = rewriting.space.cost(after)
+            dearer = cost.params > given.params or cost.macs > given.macs
+            return not (self.settings.no_costlier and dearer) and self.problem.feasible(after)
 
         found = self._transformer.proposals(
             rewriting.cells([genes]), self.settings.candidates, fits, "proposals", *genes,

@@ -15,6 +15,7 @@ from torch import Tensor
 from networks.cells import Links
 from networks.counters import counter_generator
 from searchers.cell_encoders import (
+    NODES,
     Adjacency,
     CellEncoder,
     GraphEncoder,
@@ -60,26 +61,33 @@ class PolicySettings(BaseModel):
 
 
 def encoder_of(
-    settings: PolicySettings, vocabulary: Sequence[str], actions: int, links: int, seed: int
+    settings: PolicySettings,
+    vocabulary: Sequence[str],
+    actions: int,
+    links: int,
+    seed: int,
+    nodes: int = NODES,
 ) -> CellEncoder:
     if settings.encoder == "graph":
         return GraphEncoder(vocabulary, actions, seed, settings.adjacency)
     if settings.encoder == "line":
-        return LineEncoder(vocabulary, actions, seed, settings.adjacency, settings.skip)
+        return LineEncoder(vocabulary, actions, seed, settings.adjacency, settings.skip, nodes)
     if settings.encoder == "mlp":
         return PerceptronEncoder(vocabulary, actions, seed, links=links)
     if settings.encoder == "lstm":
-        return SequenceEncoder(vocabulary, actions, seed)
+        return SequenceEncoder(vocabulary, actions, seed, nodes)
     return UniformEncoder(vocabulary, actions)
 
 
 class Transformer:
-    """The policy with its optimiser. `links`: how many a cell has. Everything it draws is a function of
-    (`seed`, what it is drawn for)."""
+    """The policy with its optimiser. `links` and `nodes`: how many a cell has. Everything it draws is a
+    function of (`seed`, what it is drawn for)."""
 
-    def __init__(self, settings: PolicySettings, actions: Actions, links: int, seed: int) -> None:
+    def __init__(
+        self, settings: PolicySettings, actions: Actions, links: int, seed: int, nodes: int = NODES
+    ) -> None:
         self.settings, self.actions, self.seed = settings, actions, seed
-        self.encoder = encoder_of(settings, actions.vocabulary, len(actions.names), links, seed)
+        self.encoder = encoder_of(settings, actions.vocabulary, len(actions.names), links, seed, nodes)
         weights = list(self.encoder.parameters())
         self._adam = (
             torch.optim.Adam(weights, settings.rate, betas=(0.5, 0.999), weight_decay=settings.decay)

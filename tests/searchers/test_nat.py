@@ -7,7 +7,10 @@ import pytest
 
 from networks.architecture import Shape
 from networks.errors import UserError
+from networks.generators import WattsStrogatz
+from networks.randwire import RandWireTemplate
 from networks.spaces.nasbench201 import NasBench201Settings, NasBench201Space, cell_genes
+from networks.spaces.rewired import NetworkSettings, RewiredSpace
 from networks.spaces.space import Genes
 from searchers.constraints import Constraint, Feasible
 from searchers.nat import NatSearcher, NatSettings
@@ -128,3 +131,38 @@ def test_mistakes() -> None:
         NatSettings(transform=((0,) * len(chain.positions),)).build(problem)
     with pytest.raises(UserError, match="two links into each node"):
         searcher(policy=PolicySettings(encoder="graph")).ask(1)
+
+
+# A network of yours ------------------------------------------------------------------------------
+
+
+def test_links_may_come_where_others_go() -> None:
+    """In RandWire's networks a link weighs a parameter: strictly none may be added to a node that weighs what
+    it reads, and without that the network as a whole may still not cost more."""
+    image = Shape(3, 16, 16)
+    template = RandWireTemplate(regime="cifar", nodes=8, channels=4, image=image, classes=10)
+    given = template.architecture(WattsStrogatz(k=4, p=0.75), 1)
+    space = RewiredSpace(NetworkSettings(architecture=given, hooks=1), image, 10)
+    problem = Problem(space, (Objective(metric="score"),), 0)
+    policy = PolicySettings(encoder="uniform")
+    weighed = {(n, edge.target) for n in range(3) for edge in given.graph(n).edges if edge.weight != "none"}
+    costly = {
+        gene
+        for gene, place in enumerate(space.places)
+        if place.edge.operation == "none" and (place.graph, place.edge.target) in weighed
+    }
+    assert costly
+
+    def proposed(**changes: Any) -> tuple[bool, bool]:
+        """Whether some add what costs a parameter, and whether some cost more as a whole."""
+        settings = NatSettings(
+            transform=("given",), steps=0, candidates=40, proposals="drawn", policy=policy, **changes
+        )
+        searcher = settings.build(problem)
+        found, now = searcher.proposals(searcher.given[0]), space.cost(searcher.given[0])
+        adds = any(genes[gene] for genes in found for gene in costly)
+        return adds, any(space.cost(genes).params > now.params for genes in found)
+
+    assert proposed() == (False, False)
+    assert proposed(strict=False) == (True, False)
+    assert proposed(strict=False, no_costlier=False)[0]

@@ -1,0 +1,28 @@
+"""What `weft transform` changes in a recipe."""
+
+import json
+from collections.abc import Sequence
+
+from cluster.cli_options import read_if_file
+from cluster.recipe import load_recipe
+from cluster.search_recipe import SearchRecipe
+from networks.errors import UserError
+
+
+def transforming(recipe: str, given: Sequence[str], changes: Sequence[str]) -> list[str]:
+    """The changes that make the recipe rewrite what is given: cells of its space, or one network, which is a
+    space of its own; what the recipe says of its own space, and of wider networks at the end, then goes. The
+    user's changes come after. Raises `UserError`."""
+    texts = list(map(read_if_file, given))
+    networks = [text for text in texts if text.startswith("{")]
+    if not networks:
+        return [*changes, f"searcher.transform={json.dumps(texts)}"]
+    if len(texts) > 1:
+        fix = "A network has weights and links of its own. Run the command once for each."
+        raise UserError("CELL", f"{len(texts)} of them", "one, where it is a network", fix)
+    space = {"kind": "network", "architecture": given[0]}
+    ours = [f"space={json.dumps(space)}", "searcher.transform=[given]"]
+    own = load_recipe(recipe)
+    if isinstance(own, SearchRecipe) and own.retraining is not None:
+        ours.append("retraining.space={}")
+    return [*ours, *changes]
