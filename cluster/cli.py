@@ -78,8 +78,8 @@ def transform(
         list[str],
         typer.Argument(
             metavar="CELL",
-            help="As the space writes it, a published name, or a file with it; or one network: its file, "
-            "such as a run's best/network.json.",
+            help="As the space writes it, a published name, or a file with it. Or one network: resnet20 and "
+            "the like, or its file, such as a run's best/network.json.",
         ),
     ],
     changes: Changes = None,

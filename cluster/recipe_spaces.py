@@ -14,6 +14,7 @@ from networks.spaces.darts import DartsSettings, DartsSpace
 from networks.spaces.mobilenet import MobileNetSettings, MobileNetSpace
 from networks.spaces.nasbench201 import NasBench201Settings, NasBench201Space
 from networks.spaces.rewired import NetworkSettings, RewiredSpace
+from networks.standard import STANDARD
 
 
 class NasBench201Section(NasBench201Settings):
@@ -71,15 +72,15 @@ class CellsSection(CellsSettings):
 
 
 class NetworkSection(NetworkSettings):
-    """What a given network can be rewritten to. `architecture`: the file of one, as JSON or as weft keeps
-    networks."""
+    """What a given network can be rewritten to. `architecture`: the name of a standard one, or the file of
+    one, as JSON or as weft keeps networks."""
 
     kind: Literal["network"] = "network"
 
     @field_validator("architecture", mode="before")
     @classmethod
     def _read(cls, given: object) -> object:
-        return read_architecture(given) if isinstance(given, str) else given
+        return read_architecture(given) if isinstance(given, str) and given not in STANDARD else given
 
     def build(self, image: Shape, classes: int) -> RewiredSpace:
         try:
@@ -91,7 +92,9 @@ class NetworkSection(NetworkSettings):
 def read_architecture(name: str) -> Architecture:
     """The architecture in a file: alone, or with the weights' checksum as in ``network.json``. Raises
     `UserError`."""
-    allowed = "a file with an architecture as JSON, such as a run's best/network.json"
+    allowed = (
+        f"{', '.join(STANDARD)}, or a file with an architecture as JSON, such as a run's best/network.json"
+    )
     path = path_of(name)
     try:
         raw = json.loads(path.read_text())

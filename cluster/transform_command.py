@@ -7,6 +7,7 @@ from cluster.cli_options import read_if_file
 from cluster.recipe import load_recipe
 from cluster.search_recipe import SearchRecipe
 from networks.errors import UserError
+from networks.standard import STANDARD
 
 
 def transforming(recipe: str, given: Sequence[str], changes: Sequence[str]) -> list[str]:
@@ -14,7 +15,7 @@ def transforming(recipe: str, given: Sequence[str], changes: Sequence[str]) -> l
     space of its own; what the recipe says of its own space, and of wider networks at the end, then goes. The
     user's changes come after. Raises `UserError`."""
     texts = list(map(read_if_file, given))
-    networks = [text for text in texts if text.startswith("{")]
+    networks = [text for text in texts if text.startswith("{") or text in STANDARD]
     if not networks:
         return [*changes, f"searcher.transform={json.dumps(texts)}"]
     if len(texts) > 1:

@@ -17,10 +17,11 @@ from networks.complexity import Complexity, batch_norm, conv, linear, strided, t
 from networks.errors import UserError
 from networks.graph import Edge, Graph
 
-StemKind = Literal["imagenet_small", "imagenet_regular", "strided", "cifar"]
-HeadKind = Literal["relu_conv", "conv_relu", "bn_relu", "plain"]
+StemKind = Literal["imagenet_small", "imagenet_regular", "strided", "cifar", "resnet", "vgg"]
+HeadKind = Literal["relu_conv", "conv_relu", "bn_relu", "plain", "relu", "vgg"]
 StrideRule = Literal["sources", "input", "edges_from_inputs"]
 # What may stand between a stage's input and its graph: at the same size, and at half of it in cells.
+VGG_POOL = 7  # pixels wide and high, before VGG's linear layers
 PROJECTION, REDUCTION = "triplet_conv_1x1", "triplet_factorized_1x1"
 
 
@@ -32,12 +33,22 @@ class Shape(NamedTuple):
     w: int
 
 
+class StemLayer(NamedTuple):
+    """A dense convolution: channels, stride, kernel, and whether BN follows it; else it has a bias."""
+
+    channels: int
+    stride: int
+    kernel: int = 3
+    normalised: bool = True
+
+
 class Stem(BaseModel):
     """From image to the first stage. `channels` is RandWire's C (spec 1.5).
 
     imagenet_small: 3x3 stride 2 conv-BN to C/2 (rounded down), then ReLU, 3x3 stride 2 conv, BN to C.
     imagenet_regular: only the first of them. strided: 3x3 stride 2 conv-BN to C. cifar: the same with
-    stride 1. `relu`: a ReLU ends the stem, for stages that do not begin with one.
+    stride 1. vgg: with stride 1 and a bias, without BN. resnet: 7x7 stride 2 conv-BN to C, ReLU, 3x3 stride 2
+    max pool. `relu`: a ReLU ends the stem, for stages that do not begin with one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,15 +58,23 @@ class Stem(BaseModel):
     relu: bool = False
 
     @property
-    def convolutions(self) -> tuple[tuple[int, int], ...]:
-        """(channels, stride) of the dense 3x3 convolutions, in order."""
-        half = self.channels // 2
-        return {
-            "imagenet_small": ((half, 2), (self.channels, 2)),
-            "imagenet_regular": ((half, 2),),
-            "strided": ((self.channels, 2),),
-            "cifar": ((self.channels, 1),),
-        }[self.kind]
+    def convolutions(self) -> tuple[StemLayer, ...]:
+        """In order."""
+        c = self.channels
+        layers: dict[StemKind, tuple[StemLayer, ...]] = {
+            "imagenet_small": (StemLayer(c // 2, 2), StemLayer(c, 2)),
+            "imagenet_regular": (StemLayer(c // 2, 2),),
+            "strided": (StemLayer(c, 2),),
+            "cifar": (StemLayer(c, 1),),
+            "resnet": (StemLayer(c, 2, kernel=7),),
+            "vgg": (StemLayer(c, 1, normalised=False),),
+        }
+        return layers[self.kind]
+
+    @property
+    def pools(self) -> bool:
+        """Whether a ReLU and a max pool that halves the size end it."""
+        return self.kind == "resnet"
 
 
 class Stage(BaseModel):
@@ -84,7 +103,9 @@ class Head(BaseModel):
 
     relu_conv: ReLU, 1x1 conv to `channels`, BN (RandWire; all left out when `channels` is None).
     conv_relu: 1x1 conv to `channels`, BN, ReLU (ShuffleNet, MobileNet). bn_relu: BN, ReLU
-    (NAS-Bench-201), plain: nothing (DARTS); both without `channels`. `bias`: of the linear layer.
+    (NAS-Bench-201), plain: nothing (DARTS), relu: ReLU (ResNet); all without `channels`. `bias`: of the
+    linear layer. vgg: ReLU, 2x2 max pool, average pool to 7x7, two linear layers of `channels` with ReLU
+    instead of the global pool.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,16 +117,19 @@ class Head(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.kind in ("bn_relu", "plain") and self.channels is not None:
+        if self.kind in ("bn_relu", "plain", "relu") and self.channels is not None:
             raise UserError("head.channels", self.channels, f"null with the head {self.kind}")
-        if self.kind == "conv_relu" and self.channels is None:
-            raise UserError("head.channels", None, "a width with the head conv_relu")
+        if self.kind in ("conv_relu", "vgg") and self.channels is None:
+            raise UserError("head.channels", None, f"a width with the head {self.kind}")
         return self
 
     def complexity(self, c_in: int, h: int, w: int, classes: int) -> Complexity:
         """Of the whole head on a c_in x h x w feature map."""
         parts, c = [], c_in
-        if self.channels is not None:
+        if self.kind == "vgg" and self.channels is not None:
+            parts = [linear(c_in * VGG_POOL**2, self.channels), linear(self.channels, self.channels)]
+            c = self.channels
+        elif self.channels is not None:
             parts, c = [conv(c_in, self.channels, h, w), batch_norm(self.channels)], self.channels
         elif self.kind == "bn_relu":
             parts = [batch_norm(c_in)]
@@ -183,9 +207,10 @@ class Architecture(BaseModel):
     def stage_shapes(self, image: Shape | None = None) -> list[Shape]:
         """The shapes between the parts: stem output, then the output of each stage."""
         c, h, w = image or self.image
-        for width, stride in self.stem.convolutions:
-            c, (h, w) = width, strided(h, w, stride)
-        shapes = [Shape(c, h, w)]
+        for layer in self.stem.convolutions:
+            c, (h, w) = layer.channels, strided(h, w, layer.stride)
+        shapes = [Shape(c, *strided(h, w, 2 if self.stem.pools else 1))]
+        _, h, w = shapes[0]
         for position, stage in enumerate(self.stages):
             h, w = strided(h, w, stage.stride)
             shapes.append(Shape(stage.channels * self.graph(position).widths, h, w))
@@ -202,9 +227,9 @@ class Architecture(BaseModel):
 
     def _costs(self, image: Shape) -> Iterator[Complexity]:
         c, h, w = image
-        for c_out, stride in self.stem.convolutions:
-            yield conv(c, c_out, h, w, kernel=3, stride=stride)
-            yield batch_norm(c_out)
+        for c_out, stride, kernel, normalised in self.stem.convolutions:
+            yield conv(c, c_out, h, w, kernel=kernel, stride=stride)
+            yield batch_norm(c_out) if normalised else Complexity(params=c_out)
             c, (h, w) = c_out, strided(h, w, stride)
         shapes = self.stage_shapes(image)
         for position, stage in enumerate(self.stages):

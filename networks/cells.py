@@ -39,7 +39,9 @@ WORDS = {
     "c1x7": ("conv_7x1_1x7", "triplet_conv_1x7_7x1"),
 }
 ALIASES = {"null": "N", "c7x1": "c1x7", "c3x1": "c1x3", **{long: short for short, (long, _) in WORDS.items()}}
-SHORT = {operation: short for short, (_, operation) in WORDS.items()} | {"identity": "S"}
+SHORT = {operation: short for short, (_, operation) in WORDS.items()} | dict.fromkeys(
+    ("identity", "padded_skip", "projected_skip"), "S"
+)
 NODE = re.compile(r"(\d+)=(\w+)\((\d+)\)\+(\w+)\((\d+)\)")
 
 

@@ -8,7 +8,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from networks.architecture import Architecture, HeadKind
+from networks.architecture import VGG_POOL, Architecture, HeadKind
 from networks.counters import counter_generator
 from networks.errors import UserError
 from networks.operations import PreActivated, convolution
@@ -16,23 +16,29 @@ from networks.stage import Executor, GraphStage, StageModule
 
 
 class Stem(nn.Sequential):
-    """Dense 3x3 conv-BN, a ReLU between one and the next (RandWire spec 1.5)."""
+    """Dense convolutions with BN or a bias, a ReLU between one and the next (RandWire spec 1.5)."""
 
     def __init__(self, architecture: Architecture) -> None:
         layers: list[nn.Module] = []
         c = architecture.image.c
-        for c_out, stride in architecture.stem.convolutions:
+        for c_out, stride, kernel, normalised in architecture.stem.convolutions:
             if layers:
                 layers.append(nn.ReLU())
-            layers += [convolution(c, c_out, 3, stride), nn.BatchNorm2d(c_out)]
+            if normalised:
+                layers += [convolution(c, c_out, kernel, stride), nn.BatchNorm2d(c_out)]
+            else:
+                layers.append(nn.Conv2d(c, c_out, kernel, stride, kernel // 2))
             c = c_out
-        if architecture.stem.relu:
+        if architecture.stem.pools:
+            layers += [nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+        elif architecture.stem.relu:
             layers.append(nn.ReLU())
         super().__init__(*layers)
 
 
 class Head(nn.Module):
-    """linear(dropout(pool(expand(x)))): N x C x H x W -> N x classes; `expand` by the head's kind."""
+    """linear(dropout(pool(expand(x)))): N x C x H x W -> N x classes; `expand` by the head's kind. Where it
+    gives vectors nothing is pooled."""
 
     def __init__(self, architecture: Architecture, c_in: int) -> None:
         super().__init__()
@@ -48,7 +54,8 @@ class Head(nn.Module):
             self.draws = counter_generator(seed, *path, "dropout")
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.expand(x).mean((2, 3))
+        x = self.expand(x)
+        x = x.mean((2, 3)) if x.ndim == 4 else x
         if self.training and self.dropout:
             if self.draws is None:
                 raise RuntimeError("a network with dropout is trained after new_step(seed, step)")
@@ -61,6 +68,13 @@ def expansion(kind: HeadKind, c_in: int, channels: int | None) -> tuple[nn.Modul
     """What a head does before it pools, and the channels that it pools."""
     if kind == "bn_relu":
         return nn.Sequential(nn.BatchNorm2d(c_in), nn.ReLU()), c_in
+    if kind == "relu":
+        return nn.ReLU(), c_in
+    if kind == "vgg" and channels is not None:
+        return nn.Sequential(
+            nn.ReLU(), nn.MaxPool2d(2, 2, ceil_mode=True), nn.AdaptiveAvgPool2d(VGG_POOL), nn.Flatten(),
+            nn.Linear(c_in * VGG_POOL**2, channels), nn.ReLU(), nn.Linear(channels, channels), nn.ReLU(),
+        ), channels  # fmt: skip
     if kind == "plain" or channels is None:
         return nn.Identity(), c_in
     layers = (convolution(c_in, channels), nn.BatchNorm2d(channels))

@@ -27,20 +27,22 @@ from networks.operations import find_operation
 from networks.spaces.cells import VOCABULARIES
 from networks.spaces.choices import ChoiceSpace, Kept, Option, Site
 from networks.spaces.space import Genes, drawn
+from networks.standard import standard
 
 SKIP, NONE, RESIZED_SKIP = "identity", "none", "darts_skip"
 FIXED = ("concat", "mean")  # what a node that joins or averages reads, stays
 
 
 class NetworkSettings(BaseModel):
-    """`architecture`: a network of yours. `hooks`: how many links that are not there may be added into each
-    node. `operations`: what one may become, beside a skip connection and nothing: ``own``, what it is, or one
-    of ``nat++``. `keep`: with which probability a link of a random candidate is as it was given, where it is
-    not drawn: of networks of which half is cut little is learnt."""
+    """`architecture`: a network of yours, or the name of a standard one (networks/standard.py), which is then
+    made for the images and classes of the data. `hooks`: how many links that are not there may be added into
+    each node. `operations`: what a link may become, besides a skip connection and nothing: ``own`` (itself),
+    or one of ``nat++``. `keep`: with which probability a link of a random candidate is as it was given, where
+    it is not drawn: of networks of which half is cut little is learnt."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    architecture: Architecture
+    architecture: Architecture | str
     hooks: int = Field(1, ge=0)
     operations: Literal["own", "nat++"] = "own"
     keep: float = Field(0.5, ge=0, lt=1)
@@ -62,7 +64,9 @@ class RewiredSpace(ChoiceSpace):
     ends = ()
 
     def __init__(self, settings: NetworkSettings, image: Shape, classes: int) -> None:
-        self.settings, self.given = settings, settings.architecture
+        given = settings.architecture
+        self.settings = settings
+        self.given = standard(given, image, classes) if isinstance(given, str) else given
         if self.given.image != image:
             raise UserError("architecture.image", list(self.given.image), f"{list(image)}, as the data has")
         if self.given.classes != classes:
