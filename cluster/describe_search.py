@@ -7,8 +7,10 @@ from cluster.pool import LocalPool
 from cluster.search_plan import SearchPlan
 from cluster.search_recipe import SearchRecipe
 from networks.counters import counter_random
+from networks.network import build_network
 from searchers.constraints import STATIC
 from searchers.shrinking import likely_rungs
+from trainers.training import Trainer
 
 SAMPLED = 1000
 PROBED = 3  # candidates, the first of which warms up
@@ -28,7 +30,8 @@ def describe_search(recipe: SearchRecipe) -> dict[str, Any]:
         rungs = likely_rungs(plan.space, shrinking)
         steps += max(0, rungs - 1) * shrinking.steps + (shrinking.then if rungs else 0)
         steps *= shrinking.supernets
-    asks = plan.planned_asks
+    asks, trainings = plan.planned_asks, plan.planned_trainings
+    alone = _measure_alone(plan) if trainings else 0.0
     return {
         "recipe": recipe.name,
         "space": recipe.space.kind,
@@ -46,6 +49,8 @@ def describe_search(recipe: SearchRecipe) -> dict[str, Any]:
         "seconds_a_step": training,
         "seconds_a_candidate": scoring,
         "hours_of_one_replica": (steps * training + asks * scoring) / 3600,
+        "trainings": trainings,
+        "hours_of_trainings": trainings * alone / 3600,
     }
 
 
@@ -64,6 +69,19 @@ def _measure(plan: SearchPlan) -> tuple[float, float]:
     started = time.monotonic()
     pool.collect(PROBED - 1)
     return training, (time.monotonic() - started) / (PROBED - 1)
+
+
+def _measure_alone(plan: SearchPlan) -> float:
+    """Seconds that training a network on its own takes here: of the one with the first choices."""
+    recipe, data = plan.recipe, plan.data
+    assert recipe.retraining is not None and data is not None
+    space = recipe.retrained_space.build(data.image, len(data.classes))
+    network = build_network(space.built((0,) * len(space.positions)), recipe.seed)
+    trainer = Trainer(network, data, recipe.retraining.training, recipe.seed)
+    trainer.train_steps(1)
+    started = time.monotonic()
+    trainer.train_steps(1)
+    return (time.monotonic() - started) * trainer.total_steps
 
 
 def description(found: dict[str, Any]) -> str:
@@ -87,5 +105,10 @@ def description(found: dict[str, Any]) -> str:
         lines.append(
             f"scoring takes {found['seconds_a_candidate']:.2f} s a candidate: about "
             f"{found['hours_of_one_replica']:.2f} hours of one replica in all"
+        )
+    if found["trainings"]:
+        lines.append(
+            f"at the end up to {found['trainings']} trainings of networks on their own: about "
+            f"{found['hours_of_trainings']:.2f} hours on one core"
         )
     return "\n".join(lines)

@@ -149,10 +149,11 @@ def connection(recipe: AnyRecipe, place: Place, console: Console) -> Iterator[No
         context: Any = nullcontext()
     else:
         try:
-            from cluster.ray_cluster import connected
+            from cluster.ray_cluster import connected, joined
         except ModuleNotFoundError as error:
             raise UserError("--local", False, "true where ray is not installed", str(error)) from None
-        console.print("starting Ray" if place.address is None else f"joining Ray at {place.address}")
+        if not joined():
+            console.print("starting Ray" if place.address is None else f"joining Ray at {place.address}")
         context = connected(recipe.resources, place.address)
     with context:
         yield

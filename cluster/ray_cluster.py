@@ -22,6 +22,11 @@ def request(resources: Resources) -> dict[str, float]:
     return {"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.gpus else {})}
 
 
+def joined() -> bool:
+    """Whether this process is in a Ray already: a grid inside a search is in the search's."""
+    return bool(ray.is_initialized())
+
+
 @contextmanager
 def connected(resources: Resources, address: str | None) -> Iterator[None]:
     """Join the Ray at `address` (``auto``: the one of this machine), or start one of our own, and leave it.
@@ -29,7 +34,7 @@ def connected(resources: Resources, address: str | None) -> Iterator[None]:
     Raises `UserError` when it cannot be reached or could never hold one candidate.
     """
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if ray.is_initialized():
+    if joined():
         check_room(resources)
         yield
         return

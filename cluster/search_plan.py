@@ -268,6 +268,14 @@ class SearchPlan:
         once = self.recipe.searcher.most_asks(self.space)
         return once * (2 if self.recipe.has_baseline else 1)
 
+    @property
+    def planned_trainings(self) -> int:
+        """The most trainings of networks on their own, after the search."""
+        settings = self.recipe.retraining
+        if settings is None:
+            return 0
+        return settings.seeds * (2 * len(set(self.given)) or settings.best)
+
     def phases(self, space: ChoiceSpace | None = None) -> list[Phase]:
         """The search, of what is left of the space; then, to compare with, random candidates to the same
         number. Of a search that was extended: both up to where it ended before, then on."""

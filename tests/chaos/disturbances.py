@@ -17,8 +17,8 @@ from tests.chaos.subjects import SubjectName
 
 Condition = Callable[[], bool]
 Script = Iterator[float | Condition | None]
-ALL: tuple[SubjectName, ...] = ("search", "grid", "shrinking")
-POOLS: tuple[SubjectName, ...] = ("search", "shrinking")  # replicas compute
+ALL: tuple[SubjectName, ...] = ("search", "grid", "shrinking", "nat")
+POOLS: tuple[SubjectName, ...] = ("search", "shrinking", "nat")  # replicas compute
 WINDOW = (-0.08, 0.85)
 HEAD_S = 90.0  # for a driver to notice that its cluster is gone
 RIVAL_S = 90.0  # for a second driver to be refused

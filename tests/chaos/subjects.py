@@ -11,7 +11,7 @@ from cluster.version import code_version
 from networks.architecture import digest_of
 from trainers.numerics import numerics
 
-SubjectName = Literal["search", "grid", "shrinking"]
+SubjectName = Literal["search", "grid", "shrinking", "nat"]
 
 SEARCH: dict[str, Any] = {
     "version": 1,
@@ -42,6 +42,29 @@ SHRINKING: dict[str, Any] = {
     },
     "searcher": {**SEARCH["searcher"], "budget": 200},
     "resources": {"workers": 1},
+}
+# A policy learns to rewrite cells while the supernet trains; then it rewrites two that are given.
+NAT: dict[str, Any] = {
+    **SEARCH,
+    "name": "chaos-nat",
+    "space": {"kind": "cells", "channels": 4, "cells": 3, "nodes": 2},
+    "supernet": {**SEARCH["supernet"], "steps": 60, "final_lr": 0.02},
+    "searcher": {
+        "kind": "nat",
+        "transform": [
+            "normal 2=sep3(0)+c3(1); 3=S(0)+c3(2); out=2,3 | reduction 2=max3(0)+S(1); 3=c3(0)+N(2); out=2,3",
+            "normal 2=c3(0)+c3(1); 3=c3(0)+c3(2); out=2,3 | reduction 2=c3(0)+c3(1); 3=c3(1)+c3(2); out=2,3",
+        ],
+        "steps": 16,
+        "cells": 2,
+        "draws": 3,
+        "reward_batches": 2,
+        "alternate": {"every": 2, "steps": 20},
+        "candidates": 10,
+    },
+    "score": {"kind": "computed", "names": ["accuracy_unrecalibrated", "params"], "batch_size": 50},
+    "round": 8,
+    "in_flight": 16,
 }
 GRID: dict[str, Any] = {
     "version": 1,
@@ -116,13 +139,21 @@ QUICK_SHRINKING = changed(
     round=15,
     in_flight=30,
 )
+QUICK_NAT = changed(
+    NAT,
+    name="chaos-nat-quick",
+    supernet={"steps": 20},
+    searcher={"steps": 6, "alternate": {"every": 2, "steps": 10}, "candidates": 5},
+)
 SUBJECTS: dict[SubjectName, Subject] = {
     "search": Subject("search", SEARCH),
     "grid": Subject("grid", GRID),
     "shrinking": Subject("shrinking", SHRINKING),
+    "nat": Subject("nat", NAT),
 }
 QUICK: dict[SubjectName, Subject] = {
     "search": Subject("search", QUICK_SEARCH),
     "grid": Subject("grid", QUICK_GRID),
     "shrinking": Subject("shrinking", QUICK_SHRINKING),
+    "nat": Subject("nat", QUICK_NAT),
 }

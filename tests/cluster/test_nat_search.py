@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 
 from cluster.ledger import Row
 from cluster.mlflow_view import SearchView
+from cluster.network_file import save_network
 from cluster.run import Run
 from cluster.search_messages import SearchConfig
 from cluster.search_plan import SearchPlan
@@ -19,6 +21,9 @@ from cluster.search_recipe import SearchRecipe
 from cluster.search_report import search_markdown, write_search_report
 from networks.architecture import Shape
 from networks.errors import UserError
+from networks.generators import WattsStrogatz
+from networks.network import build_network
+from networks.randwire import RandWireTemplate
 from networks.spaces.nasbench201 import NasBench201Settings, NasBench201Space, cell_string
 from searchers.rewriting import Rewriting
 from searchers.transitions import reachable
@@ -296,3 +301,51 @@ def test_a_bound_that_nothing_reachable_meets_is_refused_and_the_cheapest_named(
         assert (
             "transform.0" in caught.value.fix and SPACE.edit((3, 0, 2, 1, 1, 1), cheapest) in caught.value.fix
         )
+
+
+# A network ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def for_cells(tmp_path: Path) -> Path:
+    """A recipe of cells, which ends with trained networks."""
+    raw = json.loads(supernet_recipe(tmp_path / "runs").model_dump_json())
+    raw["searcher"] |= {"steps": 2, "policy": {"encoder": "line"}}
+    raw["retraining"] = {"seeds": 1, "space": {"channels": 6}, "training": {"epochs": 1, "batch_size": 16}}
+    (tmp_path / "cells.yaml").write_text(yaml.safe_dump(raw))
+    return tmp_path
+
+
+def test_a_network_of_yours_in_one_command(for_cells: Path) -> None:
+    """The winner of another search: what that wrote as its best network."""
+    template = RandWireTemplate(regime="cifar", nodes=6, channels=4, image=Shape(1, 8, 8), classes=10)
+    given = template.architecture(WattsStrogatz(k=2, p=0.5), 1)
+    save_network(for_cells / "winner", build_network(given, 0), {})
+    ended = weft("transform", "cells.yaml", "winner/network.json", "--local", "--json", cwd=for_cells)
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)
+    (one,) = found["transformed"]
+    assert one["label"] == "given" and one["before"]["params"] == given.complexity().params
+    assert one["after"]["params"] <= one["before"]["params"]
+    assert [line["label"] for line in found["retrained"]] == ["given", "given rewritten"]
+    described = weft("describe", "cells.yaml", cwd=for_cells)
+    assert described.code == 0 and "up to 2 trainings of networks on their own" in described.out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("resnet20", "vgg16"), "CELL: '2 of them'.*one, where it is a network"),
+        (("resnet20", "--set", "space.hooks=-1"), r"space\.hooks"),
+        (("bad.json",), r"space\.architecture.*a file with one as JSON"),
+        (("other.json",), r"space\.architecture\.image.*\[1, 8, 8\]"),
+    ],
+)
+def test_networks_that_cannot_be_transformed(for_cells: Path, words: tuple[str, ...], said: str) -> None:
+    (for_cells / "bad.json").write_text('{"image": 3}')
+    template = RandWireTemplate(regime="cifar", nodes=6, channels=4, image=Shape(3, 16, 16), classes=10)
+    (for_cells / "other.json").write_text(template.architecture(WattsStrogatz(k=2, p=0.5), 1).to_json())
+    refused = weft("transform", "cells.yaml", *words, "--local", cwd=for_cells)
+    assert refused.code == 2
+    assert re.search(said, " ".join(refused.err.split())), refused.err
+    assert not (for_cells / "runs").exists()
