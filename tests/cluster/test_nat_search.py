@@ -337,7 +337,7 @@ def test_a_network_of_yours_in_one_command(for_cells: Path) -> None:
     [
         (("resnet20", "vgg16"), "CELL: '2 of them'.*one, where it is a network"),
         (("resnet20", "--set", "space.hooks=-1"), r"space\.hooks"),
-        (("bad.json",), r"space\.architecture.*a file with one as JSON"),
+        (("bad.json",), r"space\.architecture.*a file with an architecture as JSON"),
         (("other.json",), r"space\.architecture\.image.*\[1, 8, 8\]"),
     ],
 )
