@@ -269,13 +269,19 @@ def _ended(
     run: Run, ending: Ending, write: Callable[[bool], dict[str, Any]], writer: WriterProcess, console: Console
 ) -> dict[str, Any]:
     try:
-        return write(ending == "FINISHED")
+        try:
+            return write(ending == "FINISHED")
+        except OSError:
+            ending = "FAILED"  # so that it can be gone on with, which writes the report again
+            raise
+        finally:  # whatever becomes of pictures, the search has ended as it did
+            run.finish(
+                ending
+            )  # where there is no room for this either, it has not ended, and is gone on with
     except OSError as error:
-        ending = "FAILED"  # so that it can be gone on with, which writes the report again
         place = str(run.folder)
         raise UserError("storage", place, "a folder with room that can be written", str(error)) from None
-    finally:  # whatever becomes of pictures, the search has ended as it did
-        run.finish(ending)
+    finally:
         _drain(writer, DRAIN_S if ending == "FINISHED" else DRAIN_AFTER_STOP_S, console)
 
 

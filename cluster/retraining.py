@@ -99,7 +99,7 @@ def retrain(plan: SearchPlan, run: Run, train: Callable[[Recipe], Run]) -> None:
         plan.recipe, run, RETRAINED, genes, settings.seeds, settings.training, plan.recipe.retrained_space
     )
     trained, selects = train(grid), REPORTED[0]  # never by the test images
-    known = {one: rows for one, rows in _by_genes(trained, genes).items() if rows}
+    known = _by_genes(trained)
     if known:
         means = {one: fmean(row.metrics[selects] for row in rows) for one, rows in known.items()}
         best = max(known, key=lambda one: (means[one], -genes.index(one)))
@@ -113,13 +113,16 @@ def retrained(plan: SearchPlan, run: Run) -> list[dict[str, Any]]:
     grids = runs_of(_named(plan.recipe, RETRAINED), run.folder / RETRAINED) if chosen else []
     if not grids:
         return []
-    known = _by_genes(grids[-1], list(dict.fromkeys(one.genes for one in chosen)))
+    known = _by_genes(grids[-1])
     return [_line(one, known[one.genes]) for one in chosen if known.get(one.genes)]
 
 
-def _by_genes(trained: Run, listed: Sequence[Genes]) -> dict[Genes, list[Row]]:
+def _by_genes(trained: Run) -> dict[Genes, list[Row]]:
     """The finished trainings of each candidate, by seed."""
     found: dict[Genes, list[Row]] = defaultdict(list)
+    space = trained.recipe.space
+    assert isinstance(space, ListedSection)
+    listed = space.genes
     for row in sorted(newest(trained.ledger.rows()), key=lambda row: row.candidate.ask_index):
         if row.status == "ok":
             found[listed[row.candidate.genes[0]]].append(row)

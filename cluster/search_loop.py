@@ -151,6 +151,12 @@ class SearchLoop:
         searcher = self._streams["search"].searcher
         return searcher.learnt if isinstance(searcher, Rewriter) else 0
 
+    @property
+    def in_part(self) -> bool:
+        """Whether the next round is scored on a part of the images."""
+        self._fill()
+        return bool(self._asked) and self._asked[0].part is not None
+
     def advance(self, pool: Scorer) -> list[Row]:
         """Score, commit and tell one round; its rows."""
         self._fill()

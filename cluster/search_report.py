@@ -22,7 +22,12 @@ from cluster.shrinking import RUNGS, Rung, Rungs
 from cluster.stopwatch import TIMES
 from cluster.tables import approximate, metric_columns, retrained_markdown, times_line
 from cluster.transform_picture import draw_transformed
-from cluster.transformations import transformations, transformed_markdown, transformed_picture
+from cluster.transformations import (
+    scored_on_all,
+    transformations,
+    transformed_markdown,
+    transformed_picture,
+)
 from networks.counters import counter_random
 from networks.spaces.space import Genes
 from searchers.pareto import frontier
@@ -52,8 +57,9 @@ def search_report(
     `given`: the candidates that were to be rewritten, and what they are called; `alone`: what was trained
     on its own."""
     goals = recipe.goals
-    leaders = rank(rows, recipe.metric)
-    best = frontier_of(rows, goals)
+    whole = scored_on_all(rows, recipe, list(given))
+    leaders = rank(whole, recipe.metric)
+    best = frontier_of(whole, goals)
     return {
         "run": run.name,
         "ledger_digest": run.ledger.digest(),

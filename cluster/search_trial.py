@@ -23,7 +23,7 @@ from cluster.shrinking import Course, Vote
 from cluster.stopwatch import TIMES, Stopwatch
 from cluster.supernet_checkpoints import SupernetCheckpoints
 from cluster.table_pool import TablePool
-from cluster.transformations import made_of
+from cluster.transformations import made_of, scored_on_all
 from networks.errors import UserError
 from searchers.nat import NatSettings
 from searchers.shrinking import children_of, operator_scores
@@ -119,7 +119,8 @@ class SearchTrial:
         )  # fmt: skip
         rows = recorder.replay()
         loop.replay(rows)
-        self._note(rows)
+        if not loop.in_part:
+            self._note(scored_on_all(rows, self.plan.recipe, self.plan.given))
         return loop
 
     @property
@@ -182,9 +183,11 @@ class SearchTrial:
         self._use_scores(self.config.recipe.score.names)
         if not self.loop.finished:
             stage: Stage = "random" if self.loop.phases[0].name == "random" else "search"
+            in_part = self.loop.in_part
             rows = self.loop.advance(self.pool)
             self.watch.told(rows, self.pool.crew.replicas)
-            self._note(rows)
+            if not in_part:
+                self._note(rows)
             return self._report(stage, self.loop.evaluations, self.plan.planned_asks)
         ranking, loop = self.config.recipe.ranking, self._both[1]
         if loop is not None and ranking is not None and not loop.finished:

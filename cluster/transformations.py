@@ -5,7 +5,9 @@ from typing import Any
 
 from cluster.ledger import Row
 from cluster.search_loop import value_of
+from cluster.search_recipe import SearchRecipe
 from networks.spaces.space import Genes
+from searchers.nat import NatSettings
 
 
 def made_of(rows: Sequence[Row], given: Sequence[Genes], metric: str) -> Iterator[tuple[Row, list[Row], Row]]:
@@ -17,6 +19,16 @@ def made_of(rows: Sequence[Row], given: Sequence[Genes], metric: str) -> Iterato
             before = own[-1]  # the same genes may have been drawn while the policy learnt
             after = [row for row in rows if row.parent == before.candidate.id]
             yield before, after, max([before, *after], key=lambda row: value_of(row, metric))
+
+
+def scored_on_all(rows: Sequence[Row], recipe: SearchRecipe, given: Sequence[Genes]) -> list[Row]:
+    """The rows that can be compared: where a policy learnt from scores on some images, those of what was
+    given and of what was made of it."""
+    settings = recipe.searcher
+    if not isinstance(settings, NatSettings) or settings.reward_batches is None:
+        return list(rows)
+    found = [(before, *after) for before, after, _ in made_of(rows, given, recipe.metric)]
+    return [row for some in found for row in some]
 
 
 def transformations(

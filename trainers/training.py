@@ -7,7 +7,14 @@ from itertools import chain
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -55,6 +62,12 @@ class TrainingSettings(BaseModel):
         if self.nesterov and not self.momentum:
             raise UserError("nesterov", True, "true with momentum above 0")
         return self
+
+    @model_serializer(mode="wrap")
+    def _where_given(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is not used says nothing of it: recipes keep the digests that they had before it could be."""
+        later = {"auxiliary", "drop_path"}
+        return {name: value for name, value in write(self).items() if name not in later or value}
 
 
 class Diverged(ArithmeticError):

@@ -328,19 +328,27 @@ def test_ctrl_c_after_the_last_candidate_does_not_undo_the_search(
     assert run.ledger.digest() == undisturbed.run.ledger.digest()
 
 
+@pytest.mark.parametrize("finishes", [True, False], ids=["report", "report and ending"])
 def test_a_report_without_room_is_written_when_the_search_is_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_mlflow: None, undisturbed: Grid
+    finishes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_mlflow: None, undisturbed: Grid
 ) -> None:
+    """Nor need there be room for how it ended."""
+
     def fail(*_: object, **__: object) -> None:
         raise OSError("no room for pictures")
 
     write_recipe(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(cluster.experiment, "write_report", fail)
+        if not finishes:
+            patch.setattr(Run, "finish", fail)
         ended = weft("search", "small.yaml", "--local", cwd=tmp_path)
     assert ended.code == 2 and "no room for pictures" in ended.err and "Traceback" not in ended.err
     run = Run(tmp_path / "runs" / "small-001")
-    assert run.ending == "FAILED" and run.ledger.digest() == undisturbed.run.ledger.digest()
+    assert (
+        run.ending == ("FAILED" if finishes else None)
+        and run.ledger.digest() == undisturbed.run.ledger.digest()
+    )
     assert weft("search", "small.yaml", "--local", "--resume", cwd=tmp_path).code == 0
     assert run.ending == "FINISHED" and (run.folder / "report.md").exists()
     assert run.ledger.digest() == undisturbed.run.ledger.digest()
