@@ -6,6 +6,7 @@ metric for each (step, time, value), so a repeated write changes nothing.
 
 import csv
 import io
+import json
 import logging
 import math
 import re
@@ -145,6 +146,9 @@ class SearchView:
         for name in ("report.md", "report.json"):
             if (folder / name).is_file():
                 self._log_file(folder / name)
+        if (folder / "report.json").is_file():
+            report = json.loads((folder / "report.json").read_text())
+            self._log(self.parent, _retrained(report.get("retrained", ()), time))
         pictures: Iterator[AnyPath] = (folder / "pictures").glob("*.*")
         for file in sorted(pictures, key=lambda file: file.name):
             if file.name.endswith((".png", ".svg")):
@@ -291,6 +295,20 @@ def _metrics(row: Row) -> Iterator[Metric]:
         yield from (Metric(_key(key), value, time, step) for key, value in point.items() if key != "epoch")
     for key, value in {**row.metrics, "seconds": row.seconds}.items():
         yield Metric(_key(key), value, row.time, row.epoch)
+
+
+def _retrained(found: Sequence[Mapping[str, Any]], time: int) -> list[Metric]:
+    """Of the networks that a search ended with: means over their trainings, and what they cost."""
+    said = {
+        f"retrained {one['label']} {name}": value
+        for one in found
+        for name, value in (
+            *((metric, values["mean"]) for metric, values in one["metrics"].items()),
+            ("params", one["params"]),
+            ("macs", one["macs"]),
+        )
+    }
+    return [Metric(_key(name), value, time, 0) for name, value in said.items()]
 
 
 def _key(name: str) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 from pydantic import ValidationError
 from rich.console import Console
 
@@ -177,3 +178,18 @@ def test_a_search_without_it_has_the_digest_that_it_had(tmp_path: Path) -> None:
 
 def test_it_is_tracked_where_the_search_is(ended: Outcome) -> None:
     assert grid_of(ended.run).tracking_uri == ended.run.tracking_uri
+
+
+def test_mlflow_says_what_became_of_it(ended: Outcome) -> None:
+    """On the search's own run; the trainings are runs beside it, in the same place."""
+    client = MlflowClient(tracking_uri=ended.run.tracking_uri)
+    names = {one.name for one in client.search_experiments()}
+    assert {"cells", "cells-retrained"} <= names
+    (experiment,) = [one for one in client.search_experiments() if one.name == "cells"]
+    runs = client.search_runs([experiment.experiment_id], max_results=500)
+    (parent,) = [one for one in runs if "mlflow.parentRunId" not in one.data.tags]
+    metrics = parent.data.metrics
+    for one in ended.report["retrained"]:
+        found = metrics[f"retrained {one['label']} validation_accuracy"]
+        assert found == pytest.approx(one["metrics"]["validation_accuracy"]["mean"])
+        assert metrics[f"retrained {one['label']} params"] == one["params"]
