@@ -13,6 +13,7 @@ from cluster.recipe_spaces import SmallChainSection
 from cluster.replica import ReplicaJob, ScoringSettings
 from cluster.replica_actor import ReplicaActor
 from networks.spaces.space import Genes
+from searchers.searcher import Part
 from trainers.data import DataSettings
 from trainers.one_shot_settings import OneShotSettings
 
@@ -43,10 +44,10 @@ DEADLY: Genes = (2, 2, 2, 2, 2, 2, 2, 1)
 class DeadlyActor(ReplicaActor):
     """One whose process does not survive the scoring of one candidate."""
 
-    def score(self, candidates: Sequence[Genes]) -> list[Scored]:
+    def score(self, candidates: Sequence[Genes], part: Part | None = None) -> list[Scored]:
         if DEADLY in candidates:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().score(candidates)
+        return super().score(candidates, part)
 
 
 def pids_of(pool: RayPool) -> list[int]:

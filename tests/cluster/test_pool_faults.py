@@ -254,7 +254,7 @@ def test_a_replica_that_hangs_over_a_candidate_is_replaced(
     candidates = sample(local, 8)
 
     def act(actor: FakeActor) -> None:
-        actor._instance._replica.score = lambda candidates: hang(impatient)
+        actor._instance._replica.score = lambda candidates, part: hang(impatient)
 
     try:
         fake.before = at("score", 3, act)
