@@ -47,7 +47,7 @@ class SimulatedActor:
     def leave(self, generation: int) -> None:
         """There is no group."""
 
-    def score(self, candidates: Sequence[Genes], part: Part | None = None) -> list[Scored]:
+    def score(self, candidates: Sequence[Genes], part: object = None) -> list[Scored]:
         return [self._score(genes) for genes in candidates]
 
     def _score(self, genes: Genes) -> Scored:
