@@ -244,4 +244,4 @@ class WriterProcess:
                     time.sleep(0.5)  # one that dies at once is not started in a tight loop
             except subprocess.TimeoutExpired:
                 on_wait(self.outbox)
-        return False
+        return self._process is not None and self._process.poll() == 0  # it may have ended in the last moment

@@ -651,3 +651,29 @@ def test_standing_ranks_by_the_newest_row(tmp_path: Path) -> None:
     # 0 fell to 0.5, yet was trained longer than 1; 4 ties with it and was asked later; 2 is NaN, 3 failed.
     assert [(row.candidate.ask_index, row.rung) for row in standing.leaders()] == [(0, 1), (4, 1), (1, 0)]
     assert [(point.step, point.value) for point in points] == [(step, 0.9) for step in range(1, 7)]
+
+
+def test_a_writer_that_ends_in_the_last_moment_has_taken_everything(
+    new_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Just when nobody would have waited any longer."""
+    now = 0.0
+
+    class Ending:
+        """Ends well while it is waited for, which takes all the time that there is."""
+
+        code: int | None = None
+
+        def poll(self) -> int | None:
+            return self.code
+
+        def wait(self, seconds: float) -> int:
+            nonlocal now
+            now += seconds
+            self.code = 0
+            return 0
+
+    writer = WriterProcess(Run(new_run()))
+    monkeypatch.setattr("cluster.tracker.time.monotonic", lambda: now)
+    monkeypatch.setattr(writer, "_process", Ending())
+    assert writer.drain(0.5)
