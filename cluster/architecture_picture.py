@@ -42,17 +42,23 @@ class Scale(NamedTuple):
 
 
 def trained_weights(architecture: Architecture, tensors: Mapping[str, Tensor]) -> Weights:
-    """The sigmoids of the learned edge values in a checkpoint's tensors, for `draw_architecture`."""
+    """What edges weigh in a checkpoint's tensors, for `draw_architecture`: of sigmoids as they are, of all
+    others the size, as a part of the stage's largest."""
     weights: dict[tuple[int, int], float] = {}
     for stage in range(len(architecture.stages)):
         edges = architecture.graph(stage).edges
-        learned = [position for position, edge in enumerate(edges) if edge.weight != "none"]
+        weighted = [position for position, edge in enumerate(edges) if edge.weight != "none"]
         values = edge_weights(
-            tensors[f"network.stages.{stage}.edge_values"], [edges[position].weight for position in learned]
-        )
-        for position, value in zip(learned, values.tolist(), strict=True):
-            if edges[position].weight == "sigmoid":
-                weights[stage, position] = value
+            tensors[f"network.stages.{stage}.edge_values"], [edges[position].weight for position in weighted]
+        ).tolist()
+        free = [
+            abs(value)
+            for position, value in zip(weighted, values, strict=True)
+            if edges[position].weight != "sigmoid"
+        ]
+        largest = max(free, default=0.0) or 1.0
+        for position, value in zip(weighted, values, strict=True):
+            weights[stage, position] = value if edges[position].weight == "sigmoid" else abs(value) / largest
     return weights
 
 

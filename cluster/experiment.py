@@ -11,20 +11,17 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from cluster.architecture_picture import draw_architecture, trained_weights
-from cluster.checkpoints import CheckpointStore
 from cluster.disk_need import tell_disk_need
 from cluster.extend import check_extendable
 from cluster.grid import Grid, drive_local
+from cluster.grid_report import write_report
 from cluster.lease import Lease
 from cluster.local_search import drive_local_search
 from cluster.logs import logged
-from cluster.pictures import draw_curves, draw_leaders, save_figure
 from cluster.preparation import Search
 from cluster.progress import Progress
 from cluster.recipe import AnyRecipe, AshaStopping, Recipe
 from cluster.recipe_errors import together
-from cluster.report import markdown, rank, report
 from cluster.retraining import retrain
 from cluster.run import Ending, Run, check_storage, runs_of
 from cluster.search_messages import SearchConfig, SearchReport
@@ -32,15 +29,15 @@ from cluster.search_plan import SearchPlan
 from cluster.search_progress import SearchProgress
 from cluster.search_recipe import SearchRecipe
 from cluster.search_report import write_search_report
+from cluster.snapshots import train_snapshots
 from cluster.stopping import heeding
 from cluster.tracker import WriterProcess, check_tracked
-from cluster.trial import candidate_folder, trial_device
+from cluster.trial import trial_device
 from cluster.vitals import Monitor, RayMetrics
 from networks.errors import UserError
 
 log = logging.getLogger(__name__)
 
-PICTURED = 3  # graphs of the best candidates
 DRAIN_S = 60.0  # without any progress of the writer
 DRAIN_AFTER_STOP_S = 3.0
 SAY_EVERY_S = 10.0
@@ -195,6 +192,7 @@ def _drive(prepared: Search, run: Run, lease: Lease, place: Place, console: Cons
                 from cluster.tune_driver import drive_tune
 
                 drive_tune(grid)
+        train_snapshots(prepared, run, partial(trained_grid, place=place, console=console))
 
     return _driven(run, lease, drive, lambda ended: write_report(run, prepared, pictures=ended), console)
 
@@ -326,33 +324,3 @@ class _Waiting:
         elif left != self._left and time.monotonic() - self._said >= SAY_EVERY_S:
             self._said, self._left = time.monotonic(), left
             self._console.print(line)
-
-
-def write_report(run: Run, prepared: Search, *, pictures: bool) -> dict[str, Any]:
-    """report.json, report.md and, if asked, the pictures; the report itself."""
-    rows = list(run.ledger.rows())
-    recipe = prepared.recipe
-    names: list[str] = []
-    if pictures and rows:
-        for place, row in enumerate(rank(rows, recipe.metric)[:PICTURED], 1):
-            title = f"{row.label}: {_score(row.metrics, recipe.metric)}"
-            names.append(f"best-{place}.png")
-            architecture = prepared.space.decode(row.candidate.genes)
-            trained = CheckpointStore(candidate_folder(run.folder, row.candidate)).newest()
-            weights = None if trained is None else trained_weights(architecture, trained.tensors)
-            figure = draw_architecture(architecture, title, weights)
-            save_figure(figure, run.pictures / names[-1])
-        for name, figure in (
-            ("settings.png", draw_leaders(rows, recipe.metric)),
-            ("curves.png", draw_curves(rows, recipe.metric)),
-        ):
-            names.append(name)
-            save_figure(figure, run.pictures / name)
-    found = report(run, recipe, rows)
-    run.write_json("report.json", found)
-    run.write_text("report.md", markdown(found, names))
-    return found
-
-
-def _score(metrics: dict[str, float], metric: str) -> str:
-    return f"{100 * metrics[metric]:.2f} %" if metric in metrics else "no score"

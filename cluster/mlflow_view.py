@@ -27,6 +27,7 @@ from cluster.run import Run
 from cluster.search_report import frontier_of
 from cluster.secrets import without_secrets
 from cluster.shrinking import Rung
+from cluster.snapshots import adjacency_lists, given_architectures
 from cluster.standing import Best
 from cluster.tracker import sqlite_file
 from networks.architecture import canonical_json
@@ -63,6 +64,8 @@ class SearchView:
         parent = self._find_parent()
         self.parent: str = parent.info.run_id
         self._status: str = parent.info.status
+        # Of a grid of given networks: what each one's edges weigh is an artifact of its candidates.
+        self._networks = given_architectures(self.about["recipe"])
         self._describe_parent(parent)
         self.children = {} if self.frontier_only else self._read_children()
 
@@ -90,6 +93,9 @@ class SearchView:
         if not child.described:
             params = [Param(_key(name), _text(value)) for name, value in _params(row).items()]
             metrics += [Metric(name, cost, row.time, 0) for name, cost in _costs(row).items()]
+            if self._networks:
+                matrices = adjacency_lists(self._networks[row.candidate.genes[0]])
+                self.client.log_text(child.run_id, canonical_json(matrices), "adjacency.json")
         self._log(child.run_id, metrics, params, tags)
         child.described = True
         if row.final:

@@ -2,6 +2,7 @@
 
 from cluster.files import AnyPath
 from cluster.recipe import Recipe
+from cluster.recipe_topology import NetworksSection
 from cluster.recorder import Entrant
 from cluster.trial import TrialConfig
 from networks.errors import UserError
@@ -48,12 +49,15 @@ class Search:
         return searcher.ask(len(searcher))
 
     def _entrant(self, ask: int, genes: tuple[int, ...]) -> Entrant:
-        architecture = self.space.decode(genes)
+        architecture, space = self.space.decode(genes), self.recipe.space
+        given = space.networks[genes[0]] if isinstance(space, NetworksSection) else None
         return Entrant(
             candidate=Candidate.of(self.recipe.identity, self.space.digest, genes, ask),
             names=self.space.names(genes),
             architecture=architecture.digest,
             cost=architecture.complexity(),
+            parent=given.parent if given else "",
+            edit=given.edit if given else "",
         )
 
     def configs(self, folder: AnyPath) -> list[TrialConfig]:

@@ -1,6 +1,5 @@
 """The recipe: everything about a search, as one YAML file. Unknown keys are errors."""
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -10,9 +9,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from cluster.combinations import combined
 from cluster.recipe_base import BaseRecipe, Section
 from cluster.recipe_errors import Mistakes, RecipeError, explain, single, together
 from cluster.recipe_spaces import SEARCHED_SPACES, ChoiceSection
+from cluster.recipe_topology import NetworksSection, TopologySection, WeighedEdges
 from cluster.recipe_yaml import read_yaml
 from cluster.search_recipe import SearchRecipe
 from networks.architecture import Shape
@@ -21,6 +22,7 @@ from networks.generators import GENERATORS, RandomGraph, paper_grid
 from networks.randwire import RandWireSettings, RandWireTemplate
 from networks.spaces.listed import ListedSpace
 from networks.spaces.randwire import RandWireSpace
+from networks.spaces.space import Genes
 from searchers.halving import rungs
 from trainers.training import TrainingSettings
 
@@ -105,25 +107,11 @@ def expand_generators(entries: Literal["paper"] | Sequence[Mapping[str, Any]]) -
 
 
 def _expand(entry: Mapping[str, Any]) -> list[RandomGraph]:
-    """Every combination of one entry's values. All that is wrong with them is told at once."""
+    """Every generator setting that one entry stands for."""
     kind = entry.get("generator")
     if not isinstance(kind, str) or kind not in GENERATORS:
         raise UserError("generator", kind, ", ".join(GENERATORS), nearest(kind, GENERATORS) if kind else "")
-    model = GENERATORS[kind]
-    values = {key: value if isinstance(value, list) else [value] for key, value in entry.items()}
-    settings: list[RandomGraph] = []
-    mistakes: dict[str, UserError] = {
-        key: UserError(key, [], "at least one value") for key, value in values.items() if not value
-    }
-    for combination in itertools.product(*values.values()):
-        chosen = dict(zip(values, combination, strict=True))
-        try:
-            settings.append(model.model_validate(chosen))
-        except ValidationError as error:
-            mistakes |= {str(mistake): mistake for mistake in explain(error, model, chosen)}
-    if mistakes:
-        raise Mistakes(list(mistakes.values()))
-    return settings
+    return combined(entry, GENERATORS[kind])
 
 
 class NoStopping(Section):
@@ -168,13 +156,35 @@ class ListedSection(Section):
             raise error.under("space") from None
 
 
+class Snapshots(Section):
+    """Topologies along their optimisation, each trained again with its edges' weights fixed: at so many
+    `points` of the training, equally far apart, the last its end; `of` the best of the candidates whose edges
+    learn, or of all. `seeds`: how often each is trained. `training`: None is that of the candidates."""
+
+    points: int = Field(5, ge=1)
+    of: Literal["best", "all"] = "best"
+    seeds: int = Field(3, ge=1)
+    training: TrainingSettings | None = None
+
+    def epochs(self, of: int) -> list[int]:
+        """After which epochs, of so many."""
+        return sorted({max(1, round(of * point / self.points)) for point in range(1, self.points + 1)})
+
+
+GridSpace = Annotated[
+    RandWireSection | ListedSection | TopologySection | NetworksSection, Field(discriminator="kind")
+]
+
+
 class Recipe(BaseRecipe):
     """A grid of candidates, each trained. `metric` is maximised."""
 
-    space: Annotated[RandWireSection | ListedSection, Field(discriminator="kind")]
+    space: GridSpace
     training: TrainingSettings = TrainingSettings()
     stopping: Stopping = HalvingStopping()
     metric: Literal["validation_accuracy"] = "validation_accuracy"
+    # Left out where it is not there, so that recipes keep the digests that they had before it could be.
+    snapshots: Snapshots | None = Field(None, exclude_if=lambda value: value is None)
 
     @field_validator("space", mode="before")
     @classmethod
@@ -190,9 +200,29 @@ class Recipe(BaseRecipe):
             raise UserError(
                 "stopping.grace", self.stopping.grace, f"1 to training.epochs ({self.training.epochs})"
             )
+        if self.training.edges is not None and isinstance(self.space, WeighedEdges):
+            raise UserError("training.edges", self.training.edges.label, "nothing here: it is in space.edges")
+        if self.snapshots is not None:
+            self._check_snapshots(self.snapshots)
         if self.training.precision == "mixed" and not self.resources.gpus:
             raise UserError("training.precision", "mixed", "auto or float32 without resources.gpus")
         return self
+
+    def _check_snapshots(self, snapshots: Snapshots) -> None:
+        learn = isinstance(self.space, WeighedEdges) and any(
+            way is not None for ways in self.space.ways for way in ways
+        )
+        if not learn and self.training.edges is None:
+            raise UserError("snapshots", "given", "a space with edges that learn (space.edges)")
+        if snapshots.points > self.training.epochs:
+            raise UserError(
+                "snapshots.points", snapshots.points, f"1 to training.epochs ({self.training.epochs})"
+            )
+
+    def training_of(self, genes: Genes) -> TrainingSettings:
+        """How one candidate is trained."""
+        space = self.space
+        return space.training_of(genes, self.training) if isinstance(space, WeighedEdges) else self.training
 
     @property
     def rungs(self) -> list[int]:

@@ -15,12 +15,14 @@ log = logging.getLogger(__name__)
 
 
 class Entrant(NamedTuple):
-    """A candidate of a grid, with what is known before it is trained."""
+    """A candidate of a grid, with what is known before it is trained. `parent` and `edit`: as of a `Row`."""
 
     candidate: Candidate
     names: dict[str, Any]
     architecture: str
     cost: Complexity
+    parent: str = ""
+    edit: str = ""
 
 
 class Recorder:
@@ -80,4 +82,6 @@ class Recorder:
             place=report.place,
             time=report.time,
             numerics=report.numerics,
+            parent=entrant.parent,
+            edit=entrant.edit,
         )

@@ -8,6 +8,7 @@ from cluster.ledger import Row
 from cluster.recipe import AshaStopping, Recipe
 from cluster.run import Run
 from cluster.standing import rank_key
+from cluster.tables import snapshots_markdown
 
 
 class Group(NamedTuple):
@@ -115,6 +116,7 @@ def markdown(found: dict[str, Any], pictures: Sequence[str]) -> str:
             f"| {group['setting']} | {group['finished']} | {_percent(group['mean'])} | "
             f"{_percent(group['deviation'])} |"
         )
+    lines += snapshots_markdown(found.get("snapshots", []))
     failures = [row for row in found["ranking"] if row["status"] == "failed"]
     if failures:
         lines += ["", "Failed:", ""]

@@ -5,18 +5,19 @@ They are a grid beside the run, so that a search which is gone on with goes on i
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from cluster.export import export_network
+from cluster.grid_beside import beside, named
 from cluster.ledger import Row
-from cluster.recipe import ListedSection, NoStopping, Recipe
+from cluster.recipe import ListedSection, Recipe
 from cluster.recipe_spaces import ChoiceSection
 from cluster.report import newest, rank
 from cluster.run import Run, runs_of
 from cluster.search_plan import SearchPlan
 from cluster.search_recipe import SearchRecipe
-from cluster.tables import REPORTED
+from cluster.tables import REPORTED, summary
 from cluster.transformations import made_of
 from networks.spaces.space import Genes
 from trainers.training import TrainingSettings
@@ -65,27 +66,9 @@ def standalone_grid(
     training: TrainingSettings,
     space: ChoiceSection | None = None,
 ) -> Recipe:
-    """Candidates of a search as a grid, each trained on its own; its run is in the search's folder `what`,
-    and in its MLflow."""
-    own = run.about["tracking_uri"] is None  # a file in the run's folder: the grid is to use that one too
-    return Recipe(
-        version=1,
-        name=_named(recipe, what),
-        seed=recipe.seed,
-        space=ListedSection(space=space or recipe.space, genes=tuple(genes), seeds=seeds),
-        data=recipe.data,
-        training=training,
-        stopping=NoStopping(),
-        resources=recipe.resources.model_copy(update={"max_workers": None}),
-        retries=recipe.retries,
-        allow_mixed=recipe.allow_mixed,
-        tracking=recipe.tracking.model_copy(update={"uri": run.tracking_uri} if own else {}),
-        storage=run.folder / what,
-    )
-
-
-def _named(recipe: SearchRecipe, what: str) -> str:
-    return f"{recipe.name[: 79 - len(what)]}-{what}"
+    """Candidates of a search as a grid beside it, each trained on its own."""
+    listed = ListedSection(space=space or recipe.space, genes=tuple(genes), seeds=seeds)
+    return beside(recipe, run, what, listed, training)
 
 
 def retrain(plan: SearchPlan, run: Run, train: Callable[[Recipe], Run]) -> None:
@@ -110,7 +93,7 @@ def retrain(plan: SearchPlan, run: Run, train: Callable[[Recipe], Run]) -> None:
 def retrained(plan: SearchPlan, run: Run) -> list[dict[str, Any]]:
     """Those networks with the metrics of their trainings so far, and their costs; JSON-ready."""
     chosen = chosen_networks(plan, run)
-    grids = runs_of(_named(plan.recipe, RETRAINED), run.folder / RETRAINED) if chosen else []
+    grids = runs_of(named(plan.recipe, RETRAINED), run.folder / RETRAINED) if chosen else []
     if not grids:
         return []
     known = _by_genes(grids[-1])
@@ -141,10 +124,5 @@ def _line(one: Chosen, rows: Sequence[Row]) -> dict[str, Any]:
         "trainings": len(rows),
         "params": rows[0].cost.params,
         "macs": rows[0].cost.macs,
-        "metrics": {name: _summary(some) for name, some in values.items() if some},
+        "metrics": {name: summary(some) for name, some in values.items() if some},
     }
-
-
-def _summary(values: Sequence[float]) -> dict[str, Any]:
-    spread = stdev(values) if len(values) > 1 else None
-    return {"mean": fmean(values), "deviation": spread, "values": list(values)}

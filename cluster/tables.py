@@ -1,6 +1,7 @@
 """Tables for a terminal, as wide as it is."""
 
 from collections.abc import Iterator, Sequence
+from statistics import fmean, stdev
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -13,6 +14,12 @@ REPORTED = ("validation_accuracy", "test_accuracy")  # of networks that are trai
 COSTS = ("params", "macs")  # have columns of their own
 MOST_GENES, FIRST_GENES = 12, 7  # of a candidate; the report has all of them
 LEAST_NEEDED = ("MMACs", "params", "epochs", "test %", "cand.", "seed", "#")  # the first to go when narrow
+
+
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    """Of one metric over several trainings; JSON-ready. `spread_text` shows it."""
+    spread = stdev(values) if len(values) > 1 else None
+    return {"mean": fmean(values), "deviation": spread, "values": list(values)}
 
 
 def ranking_table(found: dict[str, Any], limit: int, console: Console) -> Table:
@@ -198,6 +205,23 @@ def retrained_markdown(found: Sequence[dict[str, Any]]) -> list[str]:
         cells += [spread_text(one["metrics"].get(name)) for name in names]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, "", "Trained on their own; mean and standard deviation over the seeds.", ""]
+
+
+def snapshots_markdown(found: Sequence[dict[str, Any]]) -> list[str]:
+    """A section of the report; nothing where no topologies were trained again."""
+    if not found:
+        return []
+    names = retrained_metrics(found)
+    heads = ["topology", "edges gone", "edges left", "trainings", *(name.replace("_", " ") for name in names)]
+    lines = ["", "## Topologies along their optimisation", "", f"| {' | '.join(heads)} |"]
+    lines.append("|---" * len(heads) + "|")
+    for one in found:
+        cells = [one["label"], f"{100 * one['sparsity']:.1f} %", str(one["edges"]), str(one["trainings"])]
+        lines.append(
+            f"| {' | '.join([*cells, *(spread_text(one['metrics'].get(name)) for name in names)])} |"
+        )
+    said = "Edges fixed as after that epoch, all else trained from scratch; mean and standard deviation."
+    return [*lines, "", said]
 
 
 def retrained_metrics(found: Sequence[dict[str, Any]]) -> list[str]:

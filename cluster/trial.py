@@ -93,6 +93,7 @@ class TrainingTrial:
         """Make the candidate's network and data ready; every trace of an earlier candidate is gone."""
         self.config = config
         self._curve: list[dict[str, float]] = []
+        self._snapshots: dict[str, list[list[float]]] = {}
         self._seconds = 0.0
         self._repeat = False
         self._broken: Exception | None = None
@@ -139,7 +140,8 @@ class TrainingTrial:
         space, genes = recipe.space.build(data.image, len(data.classes)), config.candidate.genes
         seed = candidate_seed(recipe, space.names(genes))
         architecture = space.decode(genes)
-        return Trainer(build_network(architecture, seed), data, recipe.training, seed, device)
+        training = recipe.training_of(genes)
+        return Trainer(build_network(architecture, seed), data, training, seed, device)
 
     def step(self) -> Report:
         """Train one epoch, score it, save it. A finished candidate is reported again, unchanged."""
@@ -161,9 +163,17 @@ class TrainingTrial:
             self._break(error)
             return self._failed(error)
         self._curve.append({"epoch": self.trainer.epoch, **metrics})
+        self._keep_topology()
         self._seconds += time.monotonic() - started
         self.save()
         return self._report()
+
+    def _keep_topology(self) -> None:
+        """The weights of the edges after this epoch, where the recipe wants them (cluster/snapshots.py)."""
+        wanted, edges = self.config.recipe.snapshots, self.trainer.edges
+        if wanted is not None and edges is not None and self.trainer.epoch in wanted.epochs(self._epochs):
+            values = [stage.edge_values.tolist() for stage in self.trainer.network.graph_stages]
+            self._snapshots[str(self.trainer.epoch)] = values
 
     @property
     def _epochs(self) -> int:
@@ -177,6 +187,8 @@ class TrainingTrial:
     def save(self) -> None:
         tensors, values = self.trainer.state()
         about = {"trainer": values, "curve": self._curve, "seconds": self._seconds}
+        if self._snapshots:
+            about["snapshots"] = self._snapshots
         try:
             self.config.checkpoints.save(self.epoch, tensors, about)
         except OSError as error:
@@ -189,6 +201,7 @@ class TrainingTrial:
             return
         self.trainer.load_state(checkpoint.tensors, checkpoint.values["trainer"])
         self._curve = checkpoint.values["curve"]
+        self._snapshots = checkpoint.values.get("snapshots", {})
         self._seconds = checkpoint.values["seconds"]
         self._repeat = True
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from networks.blocks import find_operation
 from networks.complexity import Complexity, batch_norm, conv, linear, strided, total
 from networks.errors import UserError
-from networks.graph import Edge, Graph
+from networks.graph import LEARNED, Edge, Graph
 
 StemKind = Literal["imagenet_small", "imagenet_regular", "strided", "cifar", "resnet", "vgg"]
 HeadKind = Literal["relu_conv", "conv_relu", "bn_relu", "plain", "relu", "vgg"]
@@ -312,7 +312,7 @@ def stage_costs(graph: Graph, stage: Stage, *entries: Shape) -> Iterator[Complex
             yield find_operation(node.operation).complexity(*place.complexity_args)
     for edge in graph.edges:
         yield find_operation(edge.operation).complexity(*placements.edge(edge).complexity_args)
-        yield Complexity(edge.weight != "none")
+        yield Complexity(edge.weight in LEARNED)
 
 
 def canonical_json(value: object) -> str:

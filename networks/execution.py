@@ -65,11 +65,11 @@ def parameters_of(operation: nn.Module) -> list[nn.Parameter]:
 
 
 def edge_weights(values: Tensor, kinds: Sequence[str]) -> Tensor:
-    """sigmoid(a) for sigmoid edges, a for real ones: one value for each learned edge."""
-    if "real" not in kinds:
-        return torch.sigmoid(values)
+    """sigmoid(a) for sigmoid edges, a for real and fixed ones: one value for each weighted edge."""
     if "sigmoid" not in kinds:
         return values
+    if all(kind == "sigmoid" for kind in kinds):
+        return torch.sigmoid(values)
     is_sigmoid = torch.tensor([kind == "sigmoid" for kind in kinds], device=values.device)
     return torch.where(is_sigmoid, torch.sigmoid(values), values)
 

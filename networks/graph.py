@@ -10,13 +10,14 @@ from functools import cached_property
 from typing import Literal, Self
 
 import networkx as nx
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from networks.blocks import find_operation
 from networks.errors import UserError
 
 Aggregation = Literal["sum", "weighted_sum", "mean", "concat"]
-EdgeWeight = Literal["none", "sigmoid", "real"]
+EdgeWeight = Literal["none", "sigmoid", "real", "fixed"]
+LEARNED: frozenset[EdgeWeight] = frozenset({"sigmoid", "real"})
 
 
 class Node(BaseModel):
@@ -34,7 +35,8 @@ class Node(BaseModel):
 class Edge(BaseModel):
     """`slot` orders the edges into a node: 0, 1, … in the order in which they are aggregated.
 
-    `weight`: none = 1; sigmoid = sigmoid(a) and real = a, with one learned scalar a for each edge.
+    `weight`: none = 1; sigmoid = sigmoid(a) and real = a, with one learned scalar a for each edge; fixed = a
+    number that is not learned. `value`: what a starts at (None: 0 for a sigmoid, 1 for a real one), or is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +46,13 @@ class Edge(BaseModel):
     slot: int = 0
     operation: str = "identity"
     weight: EdgeWeight = "none"
+    # Left out where it says nothing, so that graphs keep the digests that they had before it could be.
+    value: float | None = Field(None, allow_inf_nan=False, exclude_if=lambda value: value is None)
+
+    @property
+    def start(self) -> float:
+        """What the scalar of a weighted edge starts at."""
+        return self.value if self.value is not None else float(self.weight == "real")
 
 
 class Graph(BaseModel):
@@ -51,8 +60,9 @@ class Graph(BaseModel):
 
     Valid when: ids are distinct; edges join known nodes; operations are registered; inputs have no
     incoming edges and no operation; the output is no input and has no outgoing edges; slots at each node
-    are 0..k-1; weights stand only on edges into a `weighted_sum`; and every node lies on a path from an
-    input to the output, save that one of two inputs may be read by nobody, as in some published cells.
+    are 0..k-1; weights stand only on edges into a `weighted_sum`, all learned or all fixed; and every node
+    lies on a path from an input to the output, save that one of two inputs may be read by nobody, as in some
+    published cells.
     Parallel edges are legal. Anything else raises `UserError` (inside pydantic's ValidationError when
     parsed).
     """
@@ -88,6 +98,7 @@ class Graph(BaseModel):
         if any(edge.source == self.output for edge in self.edges):
             raise UserError("output", self.output, "a node without outgoing edges")
         self._check_flow()
+        self._check_weights()
         for node in self.nodes:
             self._check_node(node)
         return self
@@ -104,6 +115,17 @@ class Graph(BaseModel):
             idle = [node for node in idle if node not in self.inputs]
         if idle:
             raise UserError("nodes", idle, "nodes on a path from an input to the output")
+
+    def _check_weights(self) -> None:
+        for position, edge in enumerate(self.edges):
+            if edge.weight == "fixed" and edge.value is None:
+                raise UserError(f"edges.{position}.value", None, "a number, where the weight is fixed")
+            if edge.weight == "none" and edge.value is not None:
+                allowed = "nothing where the weight is none (or the weight fixed)"
+                raise UserError(f"edges.{position}.value", edge.value, allowed)
+        kinds = sorted({edge.weight for edge in self.edges} - {"none"})
+        if "fixed" in kinds and len(kinds) > 1:
+            raise UserError("edges: weight", kinds, "learned ones or fixed ones, not both in one graph")
 
     def _check_node(self, node: Node) -> None:
         incoming = [edge for edge in self.edges if edge.target == node.id]
@@ -143,6 +165,11 @@ class Graph(BaseModel):
     @cached_property
     def aggregation_of(self) -> dict[int, Aggregation]:
         return {node.id: node.aggregation for node in self.nodes}
+
+    @property
+    def is_frozen(self) -> bool:
+        """Its edges have weights that are not learned."""
+        return any(edge.weight == "fixed" for edge in self.edges)
 
     @property
     def is_cell(self) -> bool:

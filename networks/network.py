@@ -178,7 +178,9 @@ def initialise(network: nn.Module, seed: int) -> None:
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
         elif isinstance(module, StageModule):
-            module.edge_values.zero_()
+            edges = module.graph.edges
+            starts = [edges[position].start for position in module.weighted_edges]
+            module.edge_values.copy_(torch.tensor(starts))
 
 
 def build_network(architecture: Architecture, seed: int) -> Network:

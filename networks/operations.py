@@ -165,7 +165,15 @@ _triplet(
     _pooled_cost,
 )
 
-
+register(
+    # A part of a 1x1 convolution that reads several outputs side by side (networks/topologies.py).
+    Operation(
+        "relu_conv_1x1",
+        "O",
+        lambda c_in, c_out, stride: PreActivated(convolution(c_in, c_out, 1, stride)),
+        lambda c_in, c_out, h, w, stride: conv(c_in, c_out, h, w, stride=stride),
+    )
+)
 register(
     # The shortcut of NAS-Bench-201's reduction block: no BN and no bias. It is exact on even sizes.
     Operation(

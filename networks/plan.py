@@ -229,8 +229,8 @@ class _Lowering:
         operation: str | None = None, entry_shaped: bool = False, joins: bool = False,
     ) -> int:  # fmt: skip
         target, self.values = self.values, self.values + 1
-        real = any(term.factor is not None and self.kinds[term.factor] == "real" for term in terms)
-        positive = rectifies and bool(terms) and not averages and not real
+        signed = any(term.factor is not None and self.kinds[term.factor] != "sigmoid" for term in terms)
+        positive = rectifies and bool(terms) and not averages and not signed
         self.steps.append(Step(target, terms, averages, joins, rectifies, operation, entry_shaped, positive))
         return target
 

@@ -45,7 +45,12 @@ class StageModule(nn.Module):
         if built:
             self.projection = built[0] if len(entries) == 1 else nn.ModuleList(built)
         self.weighted_edges = [i for i, edge in enumerate(graph.edges) if edge.weight != "none"]
-        self.edge_values = nn.Parameter(torch.zeros(len(self.weighted_edges)))
+        starts = torch.tensor([graph.edges[i].start for i in self.weighted_edges])
+        self.edge_values: Tensor
+        if graph.is_frozen:
+            self.register_buffer("edge_values", starts)
+        else:
+            self.edge_values = nn.Parameter(starts)
         self.kinds = tuple(graph.edges[i].weight for i in self.weighted_edges)
         self.executor: Executor = "whole_stage"
         # The rule "input" resizes before the graph, so that nothing inside it does.
@@ -111,11 +116,12 @@ class GraphStage(StageModule):
     """N x C x H x W -> N x channels x H/stride x W/stride, from one input or two; times as many channels as
     a joined output has parts.
 
-    `edge_values[i]` is the scalar of the i-th edge of `weighted_edges`; it starts at 0 (a sigmoid edge
-    then weighs 0.5; RandWire spec 1.4 leaves the start open). `removed` names edges (positions in
-    `graph.edges`) that carry nothing: a node left without inputs reads zeros, a mean is taken over what
-    is left. Damage studies and edge-drop set it; nothing else of the stage changes. Edges whose operation
-    is `none` carry nothing either.
+    `edge_values[i]` is the scalar of the i-th edge of `weighted_edges`: a parameter, or a buffer where the
+    graph's weights are fixed. Sigmoid edges start at 0 and weigh 0.5 then (RandWire spec 1.4 leaves the start
+    open), real ones at 1 (TopoNet spec 2.4), where the graph says nothing else. `removed` names edges
+    (positions in `graph.edges`) that carry nothing: a node left without inputs reads zeros, a mean is taken
+    over what is left. Damage studies and edge-drop set it; nothing else of the stage changes. Edges whose
+    operation is `none` carry nothing either.
     """
 
     def __init__(self, graph: Graph, stage: Stage, *entries: Shape) -> None:

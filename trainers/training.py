@@ -24,6 +24,7 @@ from networks.errors import UserError
 from networks.network import Network
 from trainers.data import Data, ReadsAhead
 from trainers.schedule import cosine_rate
+from trainers.topology import EdgeLearning, EdgeSettings
 
 AHEAD = 2  # batches that are read before they are asked for, where the data can
 CHECK_EVERY = 50  # steps between looks at the loss: a look waits for the device
@@ -37,6 +38,8 @@ class TrainingSettings(BaseModel):
     auxiliary: weight of the loss of an auxiliary head (networks/auxiliary.py), which only training has.
     drop_path: the probability in the last epoch with which an operation of a cell is dropped for an image;
     it grows by the epoch, from 0 (DARTS, 1806.09055).
+    edges: how learned edge weights are made sparse (trainers/topology.py); None: as any other parameter that
+    does not decay.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +57,7 @@ class TrainingSettings(BaseModel):
     channels_last: bool = True
     auxiliary: float = Field(0.0, ge=0)
     drop_path: float = Field(0.0, ge=0, lt=1)
+    edges: EdgeSettings | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "TrainingSettings":
@@ -66,7 +70,7 @@ class TrainingSettings(BaseModel):
     @model_serializer(mode="wrap")
     def _where_given(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What is not used says nothing of it: recipes keep the digests that they had before it could be."""
-        later = {"auxiliary", "drop_path"}
+        later = {"auxiliary", "drop_path", "edges"}
         return {name: value for name, value in write(self).items() if name not in later or value}
 
 
@@ -87,13 +91,24 @@ def check_trainable(architecture: Architecture, settings: TrainingSettings) -> N
         raise error.under("training") from None
 
 
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights of convolutions and linear layers decay; biases, BN and edge values do not."""
+def parameter_groups(
+    network: nn.Module, weight_decay: float, edges: EdgeLearning | None = None
+) -> list[dict[str, Any]]:
+    """Weights of convolutions and linear layers decay; biases, BN and edge values do not. Those of `edges`
+    learn at a rate of their own: a group's `factor` says how many times the network's."""
+    weights = [] if edges is None else edges.parameters
+    apart = {id(one) for one in weights}
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for parameter in network.parameters():
-        (decayed if parameter.ndim > 1 else free).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+        if id(parameter) not in apart:
+            (decayed if parameter.ndim > 1 else free).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    if edges is not None:
+        groups.append({"params": weights, "weight_decay": 0.0, "factor": edges.settings.rate})
     return [group for group in groups if group["params"]]
 
 
@@ -118,10 +133,11 @@ class Trainer:
         if settings.auxiliary:
             self._tapped = auxiliary_stage(architecture)
             self.auxiliary = build_auxiliary(architecture, seed).to(self.device)
+        self.edges = EdgeLearning(self.network, settings.edges) if settings.edges is not None else None
         self.steps_per_epoch = data.steps_per_epoch(settings.batch_size)
         self.total_steps = settings.epochs * self.steps_per_epoch
         self.optimizer = torch.optim.SGD(
-            parameter_groups(nn.ModuleList([*self._trained()]), settings.weight_decay),
+            parameter_groups(nn.ModuleList([*self._trained()]), settings.weight_decay, self.edges),
             lr=settings.lr,
             momentum=settings.momentum,
             nesterov=settings.nesterov,
@@ -164,10 +180,12 @@ class Trainer:
             seen += images
             if done % CHECK_EVERY == 0 or done == steps:
                 self._check_finite("training", loss_sum.item())
+        sparse = {} if self.edges is None else {"sparsity": self.edges.sparsity()}
         return {
             "train_loss": loss_sum.item() / max(1, steps),
             "train_accuracy": hits.item() / max(1, seen),
             "lr": self._rate(self.step - 1),
+            **sparse,
         }
 
     def _train_step(self) -> tuple[Tensor, Tensor, int]:
@@ -179,16 +197,21 @@ class Trainer:
         self.network.set_path_drop(settings.drop_path * self.epoch / settings.epochs)
         self.network.new_step(self.seed, self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = self._rate(self.step)
+            group["lr"] = self._rate(self.step) * group.get("factor", 1.0)
         with self._precision():
             logits, loss = self._loss(x.contiguous(memory_format=self._layout), y)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
-        if settings.clip_norm is not None:
+        if settings.clip_norm is not None or self.edges is not None:
             self.scaler.unscale_(self.optimizer)
+        if settings.clip_norm is not None:
             trained = chain.from_iterable(module.parameters() for module in self._trained())
             nn.utils.clip_grad_norm_(trained, settings.clip_norm)
+        if self.edges is not None:
+            self.edges.add()
         self.scaler.step(self.optimizer)
+        if self.edges is not None:
+            self.edges.shrink(self._rate(self.step) * self.edges.settings.rate)
         self.scaler.update()
         self.step += 1
         return loss.detach(), (logits.detach().argmax(1) == y).sum(), len(y)

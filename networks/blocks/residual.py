@@ -48,6 +48,24 @@ def _projected_cost(c_in: int, c_out: int, h: int, w: int, stride: int) -> Compl
 register(Operation("projected_skip", "S", _projected, _projected_cost))
 
 
+def _basic(c_in: int, c_out: int, stride: int) -> nn.Module:
+    """3x3 with the stride, 3x3."""
+    return PreActivated(
+        convolution(c_in, c_out, 3, stride), nn.BatchNorm2d(c_out), nn.ReLU(),
+        convolution(c_out, c_out, 3), nn.BatchNorm2d(c_out),
+    )  # fmt: skip
+
+
+def _basic_cost(c_in: int, c_out: int, h: int, w: int, stride: int) -> Complexity:
+    return total([
+        conv(c_in, c_out, h, w, kernel=3, stride=stride), batch_norm(c_out),
+        conv(c_out, c_out, *strided(h, w, stride), kernel=3), batch_norm(c_out),
+    ])  # fmt: skip
+
+
+register(Operation("basic_block", "O", _basic, _basic_cost))
+
+
 def _bottleneck(c_in: int, c_out: int, stride: int) -> nn.Module:
     """1x1 to a quarter of the width, 3x3 with the stride, 1x1 back."""
     thin = c_out // 4
