@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from cluster.files import path_of
+from cluster.recipe_errors import explain
 from networks.architecture import Architecture, Shape
 from networks.errors import UserError
 from networks.spaces.cells import CellsSettings, CellsSpace
@@ -101,9 +102,16 @@ def read_architecture(name: str) -> Architecture:
     except (OSError, ValueError) as error:
         raise UserError("", name, allowed, str(error)) from None
     try:
-        return Architecture.model_validate(raw.get("architecture", raw) if isinstance(raw, dict) else raw)
+        return architecture_of(raw)
     except ValidationError as error:
-        raise UserError("", name, allowed, f"{error.error_count()} fields are not as in one.") from None
+        first = explain(error, Architecture, raw)[0]
+        raise UserError("", name, allowed, f"In it, {first}") from None
+
+
+def architecture_of(raw: object) -> Architecture:
+    """Of JSON: an architecture alone, or with the weights' checksum as in ``network.json``. Raises pydantic's
+    ValidationError."""
+    return Architecture.model_validate(raw.get("architecture", raw) if isinstance(raw, dict) else raw)
 
 
 ChoiceSection = Annotated[

@@ -18,7 +18,7 @@ from cluster.run import Run, runs_of
 from cluster.search_plan import SearchPlan
 from cluster.search_recipe import SearchRecipe
 from cluster.tables import REPORTED, summary
-from cluster.transformations import made_of
+from cluster.transformations import made_of, meets
 from networks.spaces.space import Genes
 from trainers.training import TrainingSettings
 
@@ -45,7 +45,7 @@ def chosen_networks(plan: SearchPlan, run: Run) -> list[Chosen]:
         labels = plan.labels
         return [
             one
-            for before, _, after in made_of(rows, list(labels), recipe.metric)
+            for before, _, after in made_of(rows, list(labels), recipe)
             for label in [labels[before.candidate.genes]]
             for one in (Chosen(label, before), Chosen(f"{label} rewritten", after))
         ]
@@ -72,17 +72,18 @@ def standalone_grid(
 
 
 def retrain(plan: SearchPlan, run: Run, train: Callable[[Recipe], Run]) -> None:
-    """Train what the search ends with. The one that validates best, by the mean over its seeds, becomes the
-    run's best network, with the weights of its best seed."""
-    settings = plan.recipe.retraining
-    genes = list(dict.fromkeys(one.genes for one in chosen_networks(plan, run)))
+    """Train what the search ends with. The one that validates best, by the mean over its seeds, of those that
+    meet the constraints, becomes the run's best network, with the weights of its best seed."""
+    settings, chosen = plan.recipe.retraining, chosen_networks(plan, run)
+    genes = list(dict.fromkeys(one.genes for one in chosen))
     if settings is None or not genes:
         return
     grid = standalone_grid(
         plan.recipe, run, RETRAINED, genes, settings.seeds, settings.training, plan.recipe.retrained_space
     )
     trained, selects = train(grid), REPORTED[0]  # never by the test images
-    known = _by_genes(trained)
+    fit = {one.genes for one in chosen if meets(one.row, plan.recipe)}
+    known = {one: rows for one, rows in _by_genes(trained).items() if one in fit}
     if known:
         means = {one: fmean(row.metrics[selects] for row in rows) for one, rows in known.items()}
         best = max(known, key=lambda one: (means[one], -genes.index(one)))

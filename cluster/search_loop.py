@@ -101,10 +101,11 @@ class Stream:
 
 
 class Asked(NamedTuple):
-    """A round, and what it is scored on."""
+    """A round, and what it is scored on. `learning`: it is only learnt from."""
 
     all: list[Candidate]
     part: Part | None
+    learning: bool
 
 
 class SearchLoop:
@@ -163,9 +164,11 @@ class SearchLoop:
         for asked in list(self._asked)[self._submitted :]:
             pool.submit([candidate.genes for candidate in asked.all], asked.part)
             self._submitted += 1
-        candidates = self._asked[0].all
+        candidates, _, learning = self._asked[0]
         scored = pool.collect(len(candidates))
-        rows = [self._row(candidate, one) for candidate, one in zip(candidates, scored, strict=True)]
+        rows = [
+            self._row(candidate, one, learning) for candidate, one in zip(candidates, scored, strict=True)
+        ]
         self._commit(rows)
         self._submitted -= 1
         self._tell(rows)
@@ -194,8 +197,10 @@ class SearchLoop:
         while self.phases:
             phase = self.phases[0]
             for genes in self._streams[phase.name].take(phase.until):
-                part = phase.searcher.part if isinstance(phase.searcher, Rewriter) else None
-                self._asked.append(Asked([self._candidate(one, phase) for one in genes], part))
+                rewriter = phase.searcher if isinstance(phase.searcher, Rewriter) else None
+                part, learning = (rewriter.part, rewriter.learning) if rewriter else (None, False)
+                asked = [self._candidate(one, phase) for one in genes]
+                self._asked.append(Asked(asked, part, learning))
             if self._asked:
                 return
             self.phases.popleft()
@@ -210,10 +215,11 @@ class SearchLoop:
                 self._origins[candidate.id] = self._newest[parent], self._space.edit(parent, genes)
         return candidate
 
-    def _row(self, candidate: Candidate, scored: Scored) -> Row:
+    def _row(self, candidate: Candidate, scored: Scored, learning: bool) -> Row:
         genes = candidate.genes
         legal = self._space.legal(genes)
         parent, edit = self._origins.pop(candidate.id, ("", ""))
+        measured = {} if learning else self._measured(genes)  # builds a network and runs it
         failed = bool(scored.reason) and (not scored.metrics or not self._needed <= scored.metrics.keys())
         return Row.model_construct(
             candidate=candidate,
@@ -224,7 +230,7 @@ class SearchLoop:
             epoch=0,
             status="failed" if failed else "ok",
             reason=scored.reason,
-            metrics=scored.metrics if failed else {**self._measured(genes), **scored.metrics},
+            metrics=scored.metrics if failed else {**measured, **scored.metrics},
             curve=(),
             seconds=scored.seconds,
             place=scored.place,

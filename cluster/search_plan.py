@@ -22,6 +22,7 @@ from searchers.listed import ListedSearcher
 from searchers.nat import NatSettings
 from searchers.problem import Problem
 from searchers.random_search import RandomSettings
+from searchers.rewriting import Rewriting
 from searchers.searcher import Candidate, Evaluation, Searcher
 from trainers.data import Data, open_data
 from trainers.latency import latency_ms
@@ -70,6 +71,26 @@ class SearchPlan:
         measured: elsewhere they take another time."""
         if self.measures:
             self._check_constraints(measure=True)
+            self._check_rewritings()
+
+    def _check_rewritings(self) -> None:
+        """That a given candidate can be rewritten to one that is fast enough: its cheapest is measured."""
+        settings = self.recipe.searcher
+        if not isinstance(settings, NatSettings):
+            return
+        rewriting = Rewriting(self.space, settings.rule, strict=settings.strict)
+        for number, one in enumerate(self.recipe.constraints):
+            for position, genes in enumerate(self.given if one.cost == LATENCY else ()):
+                cheapest = rewriting.cheapest(genes, "macs")
+                found = self.measured(cheapest)[LATENCY]
+                if one.at_most is not None and found > one.at_most:
+                    edit = self.space.edit(genes, cheapest) or "what it is"
+                    fix = (
+                        f"It takes {found:.4g} to run what searcher.transform.{position} can be rewritten to "
+                    )
+                    fix += f"with the fewest multiply-adds: {edit}."
+                    allowed = f"{found:.4g} or more"
+                    raise UserError(f"constraints.{number}.at_most", one.at_most, allowed, fix)
 
     def _check_supernet(self) -> None:
         settings, resources = self.recipe.supernet, self.recipe.resources

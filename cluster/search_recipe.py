@@ -159,6 +159,11 @@ class SearchRecipe(BaseRecipe):
             if not self.supernet.final_lr:
                 fix = "It is the rate of what is trained after the steps over which the rate falls."
                 raise UserError("supernet.final_lr", 0.0, "above 0 with searcher.alternate", fix)
+        if isinstance(self.searcher, NatSettings):
+            for field in ("shrinking", "warm_start"):
+                if getattr(self, field) is not None:
+                    fix = "A policy learns from rewritings that it draws itself, in the whole space."
+                    raise UserError(field, "given", "nothing with the searcher nat", fix)
         batches = self.searcher.reward_batches if isinstance(self.searcher, NatSettings) else None
         if batches is not None and isinstance(self.score, TableScore):
             raise UserError("searcher.reward_batches", batches, "nothing where a table scores")

@@ -29,12 +29,12 @@ from cluster.transformations import (
     transformed_picture,
 )
 from networks.counters import counter_random
+from networks.liveness import WORST
 from networks.spaces.space import Genes
 from searchers.pareto import frontier
 from searchers.problem import Objective
 from searchers.shrinking import mean_ranks
 from trainers.ranking import Ranking, kendall_tau_b
-from trainers.scores.score import WORST
 from trainers.table import Table
 
 LEADERS = 50
@@ -72,7 +72,7 @@ def search_report(
         "ranking": [search_line(place, row, recipe) for place, row in enumerate(leaders[:LEADERS], 1)],
         "frontier": [search_line(place, row, recipe) for place, row in enumerate(best, 1)],
         "against_random": against_random(rows, recipe.metric, recipe.seed),
-        "transformed": transformations(rows, list(given), recipe.metric, given),
+        "transformed": transformations(rows, list(given), recipe, given),
         "retrained": list(alone),
         "scores": [] if recipe.ranking is None else score_rankings(ranked, recipe, truth),
         "truth": None if recipe.ranking is None else recipe.ranking.truth,

@@ -6,6 +6,8 @@ Knows no Ray: what makes its pool is given to it, and drivers call `step`.
 import time
 from collections.abc import Callable, Sequence
 
+import torch
+
 from cluster.checkpoints import Checkpoint
 from cluster.export import path_network
 from cluster.grid import SameNumerics
@@ -23,11 +25,11 @@ from cluster.shrinking import Course, Vote
 from cluster.stopwatch import TIMES, Stopwatch
 from cluster.supernet_checkpoints import SupernetCheckpoints
 from cluster.table_pool import TablePool
-from cluster.transformations import made_of, scored_on_all
+from cluster.transformations import made_of, meets, scored_on_all
 from networks.errors import UserError
+from networks.liveness import WORST
 from searchers.nat import NatSettings
 from searchers.shrinking import children_of, operator_scores
-from trainers.scores.score import WORST
 from trainers.training import Diverged
 
 CHUNK_S = 10.0  # a checkpoint about as often
@@ -48,6 +50,7 @@ class SearchTrial:
     def setup(self, config: SearchConfig) -> None:
         """Make the search ready; every trace of an earlier one is gone."""
         asked = time.time()
+        torch.set_num_threads(1)  # so that what a policy adds up has the same bits wherever it learns
         self.close()
         self.config, recipe = config, config.recipe
         self.run = Run(config.folder)
@@ -247,7 +250,8 @@ class SearchTrial:
         """The network of the best candidate, with the supernet's weights and statistics of its own."""
         rows, metric = list(self.run.ledger.rows()), self.config.recipe.metric
         if self.plan.given:  # not of all that a policy learnt from, but of what was made of the given ones
-            rows = [after for _, _, after in made_of(rows, self.plan.given, metric)]
+            made = made_of(rows, self.plan.given, self.config.recipe)
+            rows = [best for _, _, best in made if meets(best, self.config.recipe)]
         best = rank(rows, metric)[:1]
         if not best or best[0].status != "ok":
             return

@@ -1,6 +1,6 @@
 """Tables for a terminal, as wide as it is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
@@ -146,7 +146,7 @@ def _transformed(found: Sequence[dict[str, Any]], metric: str) -> Iterator[Table
                 title, genes_text(row["genes"]), short(row["metrics"].get(metric)), f"{row['params']:,}",
                 f"{row['macs'] / 1e6:,.2f}",
             )  # fmt: skip
-        edits = one["edit"].split("; ") if one["edit"] else ["nothing: none is better"]
+        edits = what_changed(one).split("; ")
         for title, edit in zip([one["label"], *([""] * len(edits))], edits, strict=False):
             changes.add_row(title, edit)
     yield from (table, changes)
@@ -190,6 +190,13 @@ def plain_table(*headers: str, left: Sequence[str] | None = None) -> Table:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.2f}"
+
+
+def what_changed(one: Mapping[str, Any]) -> str:
+    """In words, of a line of the report; earlier ones do not say whether constraints are met."""
+    if not one.get("fits", True):
+        return "nothing: no rewriting that was scored meets the constraints, nor does the given one"
+    return str(one["edit"]) or "nothing: none is better"
 
 
 def retrained_markdown(found: Sequence[dict[str, Any]]) -> list[str]:

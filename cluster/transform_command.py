@@ -5,9 +5,12 @@ from collections.abc import Sequence
 
 from cluster.cli_options import read_if_file
 from cluster.recipe import load_recipe
+from cluster.recipe_spaces import architecture_of
 from cluster.search_recipe import SearchRecipe
 from networks.errors import UserError
 from networks.standard import STANDARD
+
+CELLS_ONLY = ("auxiliary", "drop_path")
 
 
 def transforming(recipe: str, given: Sequence[str], changes: Sequence[str]) -> list[str]:
@@ -26,4 +29,18 @@ def transforming(recipe: str, given: Sequence[str], changes: Sequence[str]) -> l
     own = load_recipe(recipe)
     if isinstance(own, SearchRecipe) and own.retraining is not None:
         ours.append("retraining.space={}")
+        if not has_cells(texts[0]):  # whose auxiliary head and drop-path other networks have no place for
+            trained = own.retraining.training
+            ours += [f"retraining.training.{name}=0" for name in CELLS_ONLY if getattr(trained, name)]
     return [*ours, *changes]
+
+
+def has_cells(network: str) -> bool:
+    """Whether this network, the name of a standard one or JSON, is made of cells of two inputs."""
+    if network in STANDARD:
+        return False
+    try:
+        architecture = architecture_of(json.loads(network))
+    except ValueError:
+        return True  # which the recipe refuses, with what is wrong with it
+    return any(architecture.graph(stage).is_cell for stage in range(len(architecture.stages)))

@@ -1,24 +1,40 @@
 """What a search that rewrites candidates made of those that it was given."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from cluster.ledger import Row
 from cluster.search_loop import value_of
 from cluster.search_recipe import SearchRecipe
+from cluster.tables import what_changed
 from networks.spaces.space import Genes
 from searchers.nat import NatSettings
 
 
-def made_of(rows: Sequence[Row], given: Sequence[Genes], metric: str) -> Iterator[tuple[Row, list[Row], Row]]:
-    """Of each of the given: its row, those of its rewritings, and the best of them all, which is itself where
-    none is better. A given candidate that is not scored yet is left out."""
+def made_of(
+    rows: Sequence[Row], given: Sequence[Genes], recipe: SearchRecipe
+) -> Iterator[tuple[Row, list[Row], Row]]:
+    """Of each of the given: its row, those of its rewritings, and the best of them all that meets the
+    constraints: itself where none is better, of equal ones the cheapest. A given candidate that is not scored
+    yet is left out."""
     for genes in given:
         own = [row for row in rows if row.candidate.genes == genes and not row.parent]
         if own:
             before = own[-1]  # the same genes may have been drawn while the policy learnt
             after = [row for row in rows if row.parent == before.candidate.id]
-            yield before, after, max([before, *after], key=lambda row: value_of(row, metric))
+            fit = [row for row in (before, *after) if meets(row, recipe)]
+            yield before, after, max(fit, key=partial(_standing, recipe.metric), default=before)
+
+
+def _standing(metric: str, row: Row) -> tuple[float, int, int]:
+    return value_of(row, metric), -row.cost.macs, -row.cost.params
+
+
+def meets(row: Row, recipe: SearchRecipe) -> bool:
+    """Whether a candidate meets the constraints, as far as its costs are known."""
+    costs = {**row.cost._asdict(), **row.metrics}
+    return all(one.met(costs) for one in recipe.constraints if one.cost in costs)
 
 
 def scored_on_all(rows: Sequence[Row], recipe: SearchRecipe, given: Sequence[Genes]) -> list[Row]:
@@ -27,12 +43,12 @@ def scored_on_all(rows: Sequence[Row], recipe: SearchRecipe, given: Sequence[Gen
     settings = recipe.searcher
     if not isinstance(settings, NatSettings) or settings.reward_batches is None:
         return list(rows)
-    found = [(before, *after) for before, after, _ in made_of(rows, given, recipe.metric)]
+    found = [(before, *after) for before, after, _ in made_of(rows, given, recipe)]
     return [row for some in found for row in some]
 
 
 def transformations(
-    rows: Sequence[Row], given: Sequence[Genes], metric: str, labels: Mapping[Genes, str]
+    rows: Sequence[Row], given: Sequence[Genes], recipe: SearchRecipe, labels: Mapping[Genes, str]
 ) -> list[dict[str, Any]]:
     """What each of the given became, JSON-ready."""
     return [
@@ -41,10 +57,11 @@ def transformations(
             "genes": list(before.candidate.genes),
             "rewritings": len(after),
             "edit": best.edit,
+            "fits": meets(best, recipe),
             "before": _line(before),
             "after": _line(best),
         }
-        for before, after, best in made_of(rows, given, metric)
+        for before, after, best in made_of(rows, given, recipe)
     ]
 
 
@@ -75,7 +92,7 @@ def transformed_markdown(found: Sequence[dict[str, Any]], metric: str) -> list[s
         cells += [f"{some['metrics'].get(metric, float('nan')):.4g}" for some in (before, after)]
         for cost in ("params", "macs"):
             cells += [f"{some[cost]:,}" for some in (before, after)]
-        lines.append(f"| {' | '.join(cells)} | {one['edit'] or 'nothing: none is better'} |")
+        lines.append(f"| {' | '.join(cells)} | {what_changed(one)} |")
     pictures = (f"![{n}](pictures/{transformed_picture(n)})" for n in range(1, len(found) + 1))
     return [*lines, "", *(line for picture in pictures for line in (picture, ""))]
 

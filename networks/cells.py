@@ -155,7 +155,7 @@ def parse_cell(text: str, field: str = "cell") -> Cell:
     joined: tuple[int, ...] | None = None
     for part in filter(None, (one.strip() for one in text.replace(" ", "").split(";"))):
         if part.startswith("out="):
-            joined = tuple(int(node) if node.isdigit() else -1 for node in part[4:].split(","))
+            joined = tuple(int(node) if node.isdecimal() else -1 for node in part[4:].split(","))
             continue
         found = NODE.fullmatch(part)
         number = INPUTS + len(nodes)

@@ -7,18 +7,18 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, Literal
 
-import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from networks.cells import Links
 from networks.counters import counter_random
 from networks.errors import UserError
+from networks.liveness import is_dead
 from networks.spaces.space import Genes, SearchSpace
 from searchers.constraints import Constraint
 from searchers.problem import Problem
 from searchers.rewriting import Rewriting, check_bounds
 from searchers.searcher import Evaluation, Part
-from searchers.transformer import PolicySettings, Transformer, Words, reward
+from searchers.transformer import PolicySettings, Transformer, Words, rewards_of
 from searchers.transitions import Rule
 
 
@@ -62,6 +62,18 @@ class NatSettings(BaseModel):
     candidates: int = Field(10, ge=1)
     proposals: Literal["likeliest", "drawn"] = "likeliest"
 
+    @model_validator(mode="after")
+    def _check(self) -> "NatSettings":
+        if self.policy.baseline == "cell" and self.draws < 2:
+            fix = "What is expected of a cell is what the other draws from it gained."
+            raise UserError("draws", self.draws, "2 or more with policy.baseline: cell", fix)
+        return self
+
+    @property
+    def draws_proposals(self) -> bool:
+        """Whether they are drawn: a policy that prefers nothing has no likeliest."""
+        return self.proposals == "drawn" or self.policy.encoder == "uniform"
+
     def trained_beside(self, learnt: int | None = None) -> int:
         """Steps of the supernet beside so many of the policy; None: beside all."""
         return (
@@ -86,6 +98,9 @@ class NatSettings(BaseModel):
         for position, genes in enumerate(found):
             check_bounds(rewriting, genes, constraints, f"searcher.transform.{position}")
         cells = rewriting.cells(found)
+        if self.policy.encoder == "mlp" and not rewriting.wired_alike:
+            allowed = "graph, line, lstm or uniform, where candidates are wired in different ways"
+            raise UserError("searcher.policy.encoder", "mlp", allowed, "It looks at operations alone.")
         try:
             self.transformer(rewriting, cells[0], 0).policy(cells)
         except UserError as error:
@@ -148,10 +163,14 @@ class NatSearcher:
                 self._hear(self.problem.objectives[0].value(one))
 
     @property
+    def learning(self) -> bool:
+        """What is asked for now is what the policy learns from."""
+        return self._learnt < self.settings.steps
+
+    @property
     def part(self) -> Part | None:
         batches = self.settings.reward_batches
-        learning = self._learnt < self.settings.steps
-        return Part(self._learnt, batches) if batches is not None and learning else None
+        return Part(self._learnt, batches) if batches is not None and self.learning else None
 
     def parent(self, genes: Genes) -> Genes | None:
         return self._parents.get(genes)
@@ -195,13 +214,11 @@ class NatSearcher:
                     self._parents.setdefault(one, genes)
         yield list(dict.fromkeys([*cells, *chain.from_iterable(after)]))
         values = self._values
-        rewards = [
-            [reward(values[one], values[genes]) for genes, one in zip(cells, draw, strict=True)]
-            for draw in after
-        ]
-        self._transformer.learn(
-            policy, actions, torch.tensor(rewards), settings.policy.entropy_at(step, settings.steps)
+        rewards = rewards_of(
+            [[values[one] for one in draw] for draw in after], [values[genes] for genes in cells]
         )
+        weight = settings.policy.entropy_at(step, settings.steps)
+        self._transformer.learn(policy, actions, rewards, weight)
 
     def proposals(self, genes: Genes) -> list[Genes]:
         """Rewritings of a candidate by the policy as it is now, none of which breaks a constraint."""
@@ -213,11 +230,14 @@ class NatSearcher:
             after = rewriting.space.rewritten(genes, words)
             cost = rewriting.space.cost(after)
             dearer = cost.params > given.params or cost.macs > given.macs
-            return not (self.settings.no_costlier and dearer) and self.problem.feasible(after)
+            if (self.settings.no_costlier and dearer) or not self.problem.feasible(after):
+                return False
+            return not is_dead(rewriting.space.decode(after))
 
         found = self._transformer.proposals(
             rewriting.cells([genes]), self.settings.candidates, fits, "proposals", *genes,
-            legal=rewriting.legal([genes]), drawn=self.settings.proposals == "drawn",
+            legal=rewriting.legal([genes]), prices=rewriting.prices(genes),
+            drawn=self.settings.draws_proposals,
         )  # fmt: skip
         return [rewriting.space.rewritten(genes, words) for words in found]
 

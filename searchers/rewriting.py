@@ -7,12 +7,15 @@ import numpy as np
 
 from networks.cells import Links
 from networks.complexity import Complexity
+from networks.counters import counter_random
 from networks.errors import UserError
 from networks.spaces.choices import ChoiceSpace
 from networks.spaces.space import Genes, SearchSpace
 from searchers.constraints import Constraint
 from searchers.transformer import words_of
 from searchers.transitions import Actions, Rule, never_costlier
+
+LOOKED_AT = 20  # candidates
 
 
 class Rewriting:
@@ -43,6 +46,26 @@ class Rewriting:
             for genes in candidates
         ]
         return np.array(found, bool).reshape(len(candidates) * len(cells), -1, len(self.actions.names))
+
+    @cached_property
+    def wired_alike(self) -> bool:
+        """Whether all candidates have their links at the same ends, by a look at some."""
+        rng = counter_random(0, "wiring")
+        drawn = [self.space.sample(rng) for _ in range(LOOKED_AT)]
+        return len({tuple(cell.ends for cell in self.space.cells(genes)) for genes in drawn}) == 1
+
+    def prices(self, genes: Genes) -> np.ndarray:
+        """What each action costs at each link of a candidate, (links, actions): multiply-adds, and parameters
+        where those are equal, from 0 for the cheapest to 1 for the dearest of all."""
+        found = np.zeros((self.space.linked, len(self.actions.names)))
+        for gene, option in enumerate(genes[: self.space.linked]):
+            some, costs = self.space.becomes(gene, option), self.space.cost_table[gene]
+            (word,) = (word for word, number in some.items() if number == option)
+            for action, after in enumerate(self.actions.becomes(word)):
+                if after is not None and after in some:
+                    found[gene, action] = costs[some[after]].macs + costs[some[after]].params
+        found -= found.min(initial=0)
+        return found / (found.max(initial=0) or 1)
 
     @cached_property
     def _tables(self) -> list[np.ndarray]:

@@ -66,6 +66,11 @@ class Rewriter(Protocol):
         ...
 
     @property
+    def learning(self) -> bool:
+        """What it asks for now is only learnt from: nobody will ask what it costs to measure."""
+        ...
+
+    @property
     def part(self) -> "Part | None":
         """What those just asked for are to be scored on; None: on everything."""
         ...

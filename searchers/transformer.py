@@ -5,15 +5,17 @@ import heapq
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from networks.cells import Links
 from networks.counters import counter_generator
+from networks.errors import UserError
+from networks.liveness import WORST
 from searchers.cell_encoders import (
     NODES,
     Adjacency,
@@ -28,7 +30,10 @@ from searchers.policy_gradient import MovingBaseline, Policy, Recursion, beside,
 from searchers.transitions import Actions
 
 TRIES = 20  # for each wanted proposal
+# How much the dearest action costs, in nats, in rounds that look for cheaper rewritings than the likeliest.
+PRICED = tuple(4.0**power for power in range(8))
 Words = tuple[str, ...]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 EncoderName = Literal["graph", "line", "mlp", "lstm", "uniform"]
 
 
@@ -45,18 +50,35 @@ class PolicySettings(BaseModel):
     encoder: EncoderName = "line"
     adjacency: Adjacency = "row"
     skip: bool = True
-    entropy: tuple[float, float] = (0.003, 0.003)
+    entropy: tuple[Weight, Weight] = (0.003, 0.003)
     baseline: Literal["cell", "moving"] = "moving"
     recursion: Recursion = "correct"
     floor: float | None = None
     rate: float = Field(3e-4, gt=0)
     decay: float = Field(5e-4, ge=0)
 
+    @model_validator(mode="after")
+    def _check(self) -> "PolicySettings":
+        """What would do nothing is refused."""
+        if (self.entropy[0] == 0) != (self.entropy[1] == 0):
+            raise UserError(
+                "entropy", list(self.entropy), "two numbers above 0, or twice 0: it falls by ratios"
+            )
+        for field, there in (
+            ("adjacency", self.encoder in ("graph", "line")),
+            ("skip", self.encoder == "line"),
+            ("recursion", self.baseline == "moving"),
+        ):
+            if not there and getattr(self, field) != type(self).model_fields[field].default:
+                by = f"encoder {self.encoder}" if field != "recursion" else f"baseline {self.baseline}"
+                raise UserError(field, getattr(self, field), f"nothing with the {by}")
+        return self
+
     def entropy_at(self, step: int, steps: int) -> float:
         """The weight at this of so many steps, from 0."""
         first, last = self.entropy
-        if first <= 0 or last <= 0 or steps < 2:
-            return first if step == 0 else last
+        if not first or steps < 2:
+            return first
         return float(first * (last / first) ** (step / (steps - 1)))
 
 
@@ -132,12 +154,17 @@ class Transformer:
         fits: Callable[[Words], bool],
         *path: int | str,
         legal: np.ndarray | None = None,
+        prices: np.ndarray | None = None,
         drawn: bool = False,
     ) -> list[Words]:
         """At most so many rewritings of a candidate's cells that are `fits`, as the words of all links, no
         two alike and none the candidate as it is: the likeliest ones, or (`drawn`) the likeliest and then
         draws, as NAT does. A policy that has learnt draws the same again and again, so that the likeliest are
-        more."""
+        more.
+
+        Where few of those are fits, `prices`, (links, actions), say what is dear: the likeliest are looked
+        for with more and more taken off for it.
+        """
         with torch.no_grad():
             policy = self.policy(cells, legal)
         now, some = words_of(cells), likeliest(policy.log_probabilities.flatten(0, 1))
@@ -145,12 +172,20 @@ class Transformer:
             draws = self.draws(policy, TRIES * number, *path).flatten(1).tolist()
             some = chain([next(some)], map(tuple, draws))
         found: dict[Words, None] = {}
-        for actions in islice(some, TRIES * number):
-            words = self.actions.after(now, actions)
-            if words != now and fits(words):
-                found.setdefault(words)
-            if len(found) == number:
-                break
+
+        def take(some: Iterable[tuple[int, ...]]) -> None:
+            for actions in islice(some, TRIES * number):
+                if len(found) == number:
+                    return
+                words = self.actions.after(now, actions)
+                if words != now and words not in found and fits(words):
+                    found.setdefault(words)
+
+        take(some)
+        if prices is not None:
+            logs = policy.log_probabilities.flatten(0, 1)
+            for weight in PRICED:
+                take(likeliest(logs - weight * torch.from_numpy(prices).to(logs.dtype)))
         return list(found)
 
 
@@ -177,6 +212,29 @@ def words_of(cells: Iterable[Links]) -> Words:
     return tuple(word for cell in cells for word in cell.words)
 
 
-def reward(value: float, before: float) -> float:
-    """What a rewriting gained; NaN where either is unknown."""
-    return value - before if math.isfinite(value) and math.isfinite(before) else math.nan
+def rewards_of(values: Sequence[Sequence[float]], before: Sequence[float]) -> Tensor:
+    """What rewritings gained, float (draws, candidates); NaN where nothing is known.
+
+    A rewriting through which nothing passes any more has no value that says how bad it is (`WORST`): it
+    counts as much as the worst of the step that lost something. Of a candidate that is dead itself nothing is
+    known.
+    """
+    gains = [
+        [one - old if known(one) and known(old) else math.nan for one, old in zip(draw, before, strict=True)]
+        for draw in values
+    ]
+    worst = min((gain for draw in gains for gain in draw if gain < 0), default=math.nan)
+    return torch.tensor(
+        [
+            [
+                worst if one == WORST and known(old) else gain
+                for one, old, gain in zip(draw, before, row, strict=True)
+            ]
+            for draw, row in zip(values, gains, strict=True)
+        ]
+    )
+
+
+def known(value: float) -> bool:
+    """It is a measure, of a candidate that could be scored."""
+    return math.isfinite(value) and abs(value) != -WORST

@@ -23,6 +23,7 @@ from networks.architecture import Architecture, Placements, Shape, StrideRule
 from networks.cells import SHORT, WORDS, Links
 from networks.errors import UserError
 from networks.graph import Edge, EdgeWeight, Graph
+from networks.liveness import is_dead
 from networks.operations import find_operation
 from networks.spaces.cells import VOCABULARIES
 from networks.spaces.choices import ChoiceSpace, Kept, Option, Site
@@ -30,6 +31,7 @@ from networks.spaces.space import Genes, drawn
 from networks.standard import standard
 
 SKIP, NONE, RESIZED_SKIP = "identity", "none", "darts_skip"
+REDRAWN = 20
 FIXED = ("concat", "mean")  # what a node that joins or averages reads, stays
 
 
@@ -174,8 +176,13 @@ class RewiredSpace(ChoiceSpace):
         return Architecture.model_construct(**{**fields, **changed})
 
     def draw(self, kept: Kept, rng: random.Random) -> Genes:
+        """Again, so many times at most, where nothing would come through: little is learnt from those."""
         keep = self.settings.keep
-        return tuple(0 if 0 in values and rng.random() < keep else drawn(values, rng) for values in kept)
+        for _ in range(REDRAWN):
+            genes = tuple(0 if 0 in some and rng.random() < keep else drawn(some, rng) for some in kept)
+            if not is_dead(self.built(genes)):
+                break
+        return genes
 
     # For what rewrites candidates --------------------------------------------------------------------
 

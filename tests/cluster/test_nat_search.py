@@ -14,11 +14,13 @@ from pydantic import ValidationError
 from cluster.ledger import Row
 from cluster.mlflow_view import SearchView
 from cluster.network_file import save_network
+from cluster.recipe import load_recipe
 from cluster.run import Run
 from cluster.search_messages import SearchConfig
 from cluster.search_plan import SearchPlan
 from cluster.search_recipe import SearchRecipe
 from cluster.search_report import search_markdown, write_search_report
+from cluster.transform_command import transforming
 from networks.architecture import Shape
 from networks.errors import UserError
 from networks.generators import WattsStrogatz
@@ -30,6 +32,7 @@ from searchers.transitions import reachable
 from tests.cluster.choices import new_search, ready, reports
 from tests.cluster.commands import weft
 from tests.cluster.rows import row as made_row
+from tests.trainers.test_data_files import real
 
 SPACE = NasBench201Space(NasBench201Settings(channels=4, cells=1), Shape(3, 32, 32), 10)
 GIVEN = (3, 3, 2, 4, 1, 0)
@@ -303,6 +306,67 @@ def test_a_bound_that_nothing_reachable_meets_is_refused_and_the_cheapest_named(
         )
 
 
+def test_a_given_cell_that_breaks_a_constraint_is_not_the_best(tmp_path: Path, table: Path) -> None:
+    """Though it scores best: what is kept meets the bound."""
+    given = (1, 1, 1, 1, 3, 2)  # two operations that compute; without the first of them it is cheaper
+    limit = SPACE.cost((1, 1, 1, 1, 3, 0)).params
+    made = recipe(tmp_path, table, transform=[list(given)], steps=0, candidates=3)
+    bound = SearchRecipe.model_validate(
+        {**made.model_dump(), "constraints": [{"cost": "params", "at_most": limit}]}
+    )
+    plan, run = SearchPlan.of(bound), finished(new_search(bound))
+    report = write_search_report(run, plan)
+    (one,) = report["transformed"]
+    assert SPACE.cost(given).params > limit >= one["after"]["params"] and one["fits"]
+    assert one["before"]["params"] == SPACE.cost(given).params and one["edit"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"searcher": {"draws": 1}}, "2 or more with policy.baseline: cell"),
+        ({"warm_start": {"path": "table.csv"}}, "nothing with the searcher nat"),
+    ],
+)
+def test_what_nat_cannot_do_is_refused(
+    tmp_path: Path, table: Path, changes: dict[str, Any], said: str
+) -> None:
+    raw = recipe(tmp_path, table).model_dump()
+    changes = {key: {**raw[key], **value} if raw[key] else value for key, value in changes.items()}
+    with pytest.raises(ValidationError, match=re.escape(said)):
+        SearchRecipe.model_validate({**raw, **changes})
+
+
+def test_nat_does_not_shrink_its_space(tmp_path: Path) -> None:
+    raw = supernet_recipe(tmp_path).model_dump()
+    raw["supernet"]["final_lr"] = 0.01
+    shrinking = {"score": "angle_searched", "drop": 2, "until": 100, "steps": 5, "then": 5}
+    with pytest.raises(ValidationError, match="nothing with the searcher nat"):
+        SearchRecipe.model_validate({**raw, "shrinking": shrinking})
+
+
+def test_a_perceptron_needs_cells_that_are_wired_alike(tmp_path: Path) -> None:
+    raw = supernet_recipe(tmp_path).model_dump()
+    raw["searcher"] |= {"policy": {"encoder": "mlp"}}
+    with pytest.raises(UserError, match=r"searcher\.policy\.encoder"):
+        SearchPlan.of(SearchRecipe.model_validate(raw))
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2"])
+def test_the_packaged_recipe_takes_standard_networks(name: str) -> None:
+    """Which have no place for an auxiliary head's two cells, nor for drop-path."""
+    data = [f"data.path={real('cifar10_lossless_5593.npz')}"]
+    changes = transforming("nat_darts_cifar10", [name], data)
+    made = load_recipe("nat_darts_cifar10", changes)
+    assert isinstance(made, SearchRecipe) and made.retraining is not None
+    assert made.retraining.training.drop_path == made.retraining.training.auxiliary == 0
+    SearchPlan.of(made)
+    cells = transforming("nat_darts_cifar10", ["ResBlock"], data)
+    kept = load_recipe("nat_darts_cifar10", cells)
+    assert isinstance(kept, SearchRecipe) and kept.retraining is not None
+    assert kept.retraining.training.drop_path > 0
+
+
 # A network ----------------------------------------------------------------------------------------
 
 
@@ -337,13 +401,18 @@ def test_a_network_of_yours_in_one_command(for_cells: Path) -> None:
     [
         (("resnet20", "vgg16"), "CELL: '2 of them'.*one, where it is a network"),
         (("resnet20", "--set", "space.hooks=-1"), r"space\.hooks"),
-        (("bad.json",), r"space\.architecture.*a file with an architecture as JSON"),
+        (("bad.json",), r"space\.architecture.*a file with an architecture as JSON.*In it, image"),
+        (("back.json",), r"space\.architecture.*In it, stages\.0\.graph.*a graph without cycles"),
         (("other.json",), r"space\.architecture\.image.*\[1, 8, 8\]"),
     ],
 )
 def test_networks_that_cannot_be_transformed(for_cells: Path, words: tuple[str, ...], said: str) -> None:
     (for_cells / "bad.json").write_text('{"image": 3}')
     template = RandWireTemplate(regime="cifar", nodes=6, channels=4, image=Shape(3, 16, 16), classes=10)
+    back = json.loads(template.architecture(WattsStrogatz(k=2, p=0.5), 1).to_json())
+    edge = next(one for one in back["stages"][0]["graph"]["edges"] if one["source"] and one["slot"] == 0)
+    back["stages"][0]["graph"]["edges"].append({**edge, "source": edge["target"], "target": edge["source"]})
+    (for_cells / "back.json").write_text(json.dumps(back))
     (for_cells / "other.json").write_text(template.architecture(WattsStrogatz(k=2, p=0.5), 1).to_json())
     refused = weft("transform", "cells.yaml", *words, "--local", cwd=for_cells)
     assert refused.code == 2

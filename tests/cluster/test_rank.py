@@ -138,7 +138,7 @@ def test_against_trainings(finished: Run, monkeypatch: pytest.MonkeyPatch) -> No
 
     with monkeypatch.context() as patch:
         patch.setattr(cluster.experiment, "drive_local", never)
-        patch.setattr("cluster.rank.search", never)
+        patch.setattr("cluster.experiment.search", never)
         (macs,) = rank_scores(finished, ["macs"], truth, HERE, quiet())["scores"]
     assert (macs["score"], macs["candidates"]) == ("macs", 3)
     # Other trainings are other ones.

@@ -8,6 +8,7 @@ import pytest
 from networks.architecture import Shape
 from networks.errors import UserError
 from networks.generators import WattsStrogatz
+from networks.liveness import is_dead
 from networks.randwire import RandWireTemplate
 from networks.spaces.nasbench201 import NasBench201Settings, NasBench201Space, cell_genes
 from networks.spaces.rewired import NetworkSettings, RewiredSpace
@@ -16,7 +17,7 @@ from searchers.constraints import Constraint, Feasible
 from searchers.nat import NatSearcher, NatSettings
 from searchers.problem import Objective, Problem
 from searchers.rewriting import Rewriting
-from searchers.searcher import Candidate, Evaluation
+from searchers.searcher import Candidate, Evaluation, Part
 from searchers.testing import check_searcher
 from searchers.transformer import PolicySettings
 from searchers.transitions import reachable
@@ -75,9 +76,11 @@ def test_nothing_is_asked_for_twice_in_a_step() -> None:
     assert not one.finished and one.ask(5) == []
 
 
-def test_proposals_cost_no_more() -> None:
+@pytest.mark.parametrize("no_costlier", [True, False])
+def test_proposals_cost_no_more(no_costlier: bool) -> None:
+    """Nor do they where `strict` alone sees to it."""
     for rule in ("nat", "nat++"):
-        one = searcher(steps=2, rule=rule, candidates=60)
+        one = searcher(steps=2, rule=rule, candidates=60, no_costlier=no_costlier)
         for beta in BETAS:
             before = SPACE.cost(beta)
             for genes in one.proposals(beta):
@@ -93,6 +96,41 @@ def test_constraints_bind_the_proposals() -> None:
     )
     found = searcher(steps=0, feasible=cheap, candidates=20).proposals(BETAS[1])
     assert len(found) == 20 and all(SPACE.cost(genes).params <= limit for genes in found)
+
+
+def test_the_cheapest_of_all_is_found() -> None:
+    """A bound that only one rewriting meets, which no policy prefers."""
+    one = searcher(steps=0)
+    rewriting = Rewriting(SPACE, "nat", strict=True)
+    cheapest = rewriting.cheapest(BETAS[1], "params")
+    least = SPACE.cost(cheapest).params
+    bound = Feasible(
+        [Constraint(cost="params", at_most=least)],
+        lambda genes: {"params": float(SPACE.cost(genes).params)},
+    )
+    found = searcher(steps=0, feasible=bound, candidates=5).proposals(BETAS[1])
+    assert found and all(SPACE.cost(genes).params == least for genes in found)
+    assert not any(is_dead(SPACE.decode(genes)) for genes in [*found, *one.proposals(BETAS[0])])
+
+
+def test_what_is_learnt_from_is_said() -> None:
+    """Other batches in every step; all of them for what counts."""
+    one = searcher(steps=3, cells=2, draws=2, reward_batches=4)
+    seen = []
+    while not one.finished:
+        for genes in one.ask(50):
+            candidate = Candidate.of("s", "d", genes, len(seen))
+            seen.append((one.learning, one.part))
+            one.tell([Evaluation(candidate=candidate, status="ok", metrics={"score": value(genes)})])
+    assert list(dict.fromkeys(seen)) == [(True, Part(n, 4)) for n in range(3)] + [(False, None)]
+
+
+def test_a_policy_without_preferences_draws() -> None:
+    """The likeliest of equal ones would always be the same few."""
+    some = [searcher(seed, steps=0, policy={"encoder": "uniform"}).proposals(BETAS[0]) for seed in range(3)]
+    assert some[0] != some[1] != some[2]
+    changed = {link for genes in some[0] for link in range(6) if genes[link] != BETAS[0][link]}
+    assert len(changed) > 3
 
 
 def test_what_each_action_may_do() -> None:

@@ -50,6 +50,16 @@ def test_gradients_are_those_of_the_formula_and_of_differences(weight: float) ->
         assert abs(float(difference.detach() - found[0, i])) <= 1e-6
 
 
+def test_entropy_is_made_larger() -> None:
+    """Where nothing was gained: dH/dx = -p (log p + H), which a step of descent of `loss` goes along."""
+    logits = torch.tensor([[0.3, -1.2, 0.7]], dtype=torch.float64, requires_grad=True)
+    policy = Policy.of(logits)
+    (found,) = torch.autograd.grad(loss(policy, torch.tensor([[1]]), torch.zeros(1), 0.2), logits)
+    p = logits.detach().softmax(-1)
+    entropy = -(p * p.log()).sum()
+    torch.testing.assert_close(found, 0.2 * p * (p.log() + entropy), atol=1e-12, rtol=0)
+
+
 @pytest.mark.parametrize("baseline", [0.0, 0.3])
 def test_samples_average_to_the_gradient(baseline: float) -> None:
     """Check 12: 200,000 draws, with any constant baseline. Each action's gradient is that of `loss`."""

@@ -2,16 +2,19 @@
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from networks.cells import Cell
 from networks.counters import counter_random
 from networks.genotypes import published
+from networks.liveness import WORST
 from searchers.policy_gradient import Policy
-from searchers.transformer import EncoderName, PolicySettings, Transformer, Words, likeliest, reward
+from searchers.transformer import EncoderName, PolicySettings, Transformer, Words, likeliest, rewards_of
 from searchers.transitions import Actions, reachable
 
 VOCABULARY = ("N", "S", "c3", "dil3", "dil5", "max3", "avg3", "sep3", "sep5")
@@ -120,14 +123,76 @@ def test_nothing_is_learnt_from_what_is_not_known() -> None:
     actions = some.draws(policy, 4, 0)
     some.learn(policy, actions, torch.full((4, 1), math.nan), 0.0)
     assert all(torch.equal(a, b) for a, b in zip(before, some.encoder.parameters(), strict=True))
-    assert math.isnan(reward(-math.inf, 1.0)) and math.isnan(reward(1.0, math.nan)) and reward(3.0, 1.0) == 2
 
 
 def test_the_weight_of_entropy_falls_geometrically() -> None:
     settings = PolicySettings(entropy=(0.3, 0.003))
     assert [settings.entropy_at(step, 3) for step in range(3)] == pytest.approx([0.3, 0.03, 0.003])
     assert settings.entropy_at(0, 1) == 0.3
-    assert PolicySettings(entropy=(0.1, 0.0)).entropy_at(1, 5) == 0.0
+    assert PolicySettings(entropy=(0.0, 0.0)).entropy_at(1, 5) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"entropy": (0.3, 0.0)}, "entropy"),
+        ({"entropy": (-1.0, -1.0)}, "entropy"),
+        ({"entropy": (math.nan, 0.1)}, "entropy"),
+        ({"encoder": "mlp", "adjacency": "official"}, "adjacency"),
+        ({"encoder": "lstm", "skip": False}, "skip"),
+        ({"baseline": "cell", "recursion": "compat"}, "recursion"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(settings: dict[str, Any], field: str) -> None:
+    with pytest.raises(ValidationError, match=field):
+        PolicySettings(**settings)
+
+
+def test_what_rewritings_gained() -> None:
+    """Of a dead one as much as the worst of the step that lost something; of what was dead before nothing."""
+    found = rewards_of([[3.0, WORST], [0.5, 2.0], [-math.inf, math.nan]], [1.0, 1.5])
+    expected = torch.tensor([[2.0, -0.5], [-0.5, 0.5], [math.nan, math.nan]])
+    torch.testing.assert_close(found, expected, equal_nan=True)
+    assert rewards_of([[WORST, 2.0]], [1.0, WORST]).isnan().all(), "nothing of the step says how bad it is"
+
+
+def test_a_dead_candidate_does_not_end_the_learning() -> None:
+    """Scores of dead ones are -1e30: as a reward, that would make the second moments infinite."""
+    some = Transformer(PolicySettings(baseline="cell", decay=0.0), ACTIONS, 8, 0)
+    assert some._adam is not None
+    for step in range(6):
+        policy = some.policy([CELL.links])
+        actions = some.draws(policy, 4, step)
+        values = [[WORST if draw == 0 and step == 0 else 0.1 * draw] for draw in range(4)]
+        before = [one.clone() for one in some.encoder.parameters()]
+        some.learn(policy, actions, rewards_of(values, [0.2]), 0.003)
+        moved = [
+            float((a - b).detach().abs().max())
+            for a, b in zip(before, some.encoder.parameters(), strict=True)
+        ]
+        assert max(moved) > 1e-4, step
+    moments = [state["exp_avg_sq"] for state in some._adam.state.values()]
+    assert all(bool(one.isfinite().all()) and float(one.max()) < 1e3 for one in moments)
+
+
+def test_where_the_likeliest_are_too_dear_cheaper_ones_are_looked_for() -> None:
+    """Nothing but one rewriting in 2,916 is within the bound."""
+    planted = Planted(1, pairs=False)
+    policy = trained(planted, 1, steps=20)
+    least = min(REACHED, key=lambda words: (price(words), words))
+    within = [words for words in REACHED if price(words) <= price(least) and words[0] == "S"]
+    logits_only = policy.proposals([CELL.links], 5, lambda words: price(words) <= price(least), "t")
+    prices = np.array(
+        [
+            [PRICE.get(after, 0.0) if after is not None else 0.0 for after in ACTIONS.becomes(word)]
+            for word in CELL.operations
+        ]
+    )
+    priced = policy.proposals(
+        [CELL.links], 5, lambda words: price(words) <= price(least), "t", prices=prices / prices.max()
+    )
+    assert within and len(priced) == 5 >= len(logits_only)
+    assert all(price(words) <= price(least) for words in priced)
 
 
 def test_the_likeliest_come_in_order_and_all_of_them() -> None:

@@ -12,7 +12,7 @@ from networks.complexity import Complexity
 from networks.errors import UserError
 from networks.genotypes import published
 from networks.operations import find_operation
-from searchers.transitions import Move, Rule, count, illegal, mask, moves, never_costlier, reachable
+from searchers.transitions import Actions, Move, Rule, count, illegal, mask, moves, never_costlier, reachable
 
 NAT_PLUS = ("max3", "max5", "avg3", "avg5", "S", "sep3", "sep5", "dil3", "dil5", "c1", "c3", "c5", "N")
 
@@ -71,6 +71,49 @@ def test_what_nat_darts_changed() -> None:
     assert moves(before.reduction, after.reduction) == [
         Move(1, 2, "max3", "S"), Move(1, 3, "max3", "S"), Move(2, 4, "S", "N"),
     ]  # fmt: skip
+
+
+# Spec 2.2's table, less itself, S and N, which every operation that computes may become too.
+TABLE = {
+    "c5": "c3 c1 sep5 sep3 dil5 dil3 max5 max3 avg5 avg3",
+    "c3": "c1 sep3 dil3 max3 avg3",
+    "c1": "",
+    "sep5": "sep3 dil5 dil3 max5 max3 avg5 avg3",
+    "sep3": "dil3 max3 avg3",
+    "dil5": "dil3 max5 max3 avg5 avg3",
+    "dil3": "max3 avg3",
+    "avg5": "avg3 max5 max3",
+    "avg3": "max3",
+    "max5": "max3 avg5 avg3",
+    "max3": "avg3",
+}
+
+
+def allowed_by_the_table(before: str, after: str, rule: Rule) -> bool:
+    if after in (before, "S", "N"):
+        return True
+    return rule == "nat++" and after in TABLE[before].split()
+
+
+@pytest.mark.parametrize("rule", ["nat", "nat++"])
+def test_what_becomes_of_each_operation_is_the_table(rule: Rule) -> None:
+    for before in TABLE:
+        found = set(reachable(before, rule))
+        assert found == {after for after in NAT_PLUS if allowed_by_the_table(before, after, rule)}, before
+    assert set(reachable("S", rule)) == set(reachable("N", rule)) == {"S", "N"}
+
+
+@pytest.mark.parametrize("rule", ["nat", "nat++"])
+def test_random_actions_keep_wiring_and_rules(rule: Rule) -> None:
+    """What a policy may do, judged by the spec's table and not by the code that allowed it."""
+    rng, actions = random.Random(0), Actions(rule, NAT_PLUS)
+    for _ in range(2000):
+        words = [rng.choice(NAT_PLUS) for _ in range(8)]
+        some = [rng.choice(np.flatnonzero(row).tolist()) for row in actions.allowed(words)]
+        after = actions.after(words, some)
+        for one, other in zip(words, after, strict=True):
+            fits = {one, other} <= {"S", "N"} if one in ("S", "N") else allowed_by_the_table(one, other, rule)
+            assert fits, (one, other)
 
 
 @pytest.mark.parametrize("rule", ["nat", "nat++"])

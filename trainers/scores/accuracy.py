@@ -8,14 +8,14 @@ from typing import Literal, NamedTuple
 from torch.nn import functional as F
 
 from networks.errors import UserError
+from networks.liveness import WORST, is_dead
 from networks.spaces.choices import ChoiceSpace
 from networks.spaces.space import Genes
 from networks.supernet import Supernet
 from trainers.data import Batch
 from trainers.recalibration import Forward, evaluating, recalibrated
-from trainers.scores.liveness import is_dead
 from trainers.scores.memory import remembered
-from trainers.scores.score import WORST, Bench
+from trainers.scores.score import Bench
 
 RECALIBRATION_BATCHES = 4
 

@@ -16,10 +16,6 @@ from networks.spaces.space import Genes
 from networks.supernet import Supernet
 from trainers.data import Batch, Data
 
-# What a candidate gets that cannot be scored: a dead one, a singular kernel, no finite number. Finite, so
-# that it goes through JSON, databases and sorting as any number does.
-WORST = -1e30
-
 KEPT = 2**29  # numbers: 2 GiB of images
 
 

@@ -6,8 +6,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from networks.liveness import WORST
 from networks.spaces.space import Genes
-from trainers.scores.score import WORST, Batched, Bench, Score
+from trainers.scores.score import Batched, Bench, Score
 
 
 def check_score(

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from networks.liveness import WORST, is_dead
 from networks.network import Network
 from networks.spaces.choices import ChoiceSpace
 from networks.spaces.space import Genes
 from trainers.data import Batch
-from trainers.scores.liveness import is_dead
-from trainers.scores.score import WORST, Bench
+from trainers.scores.score import Bench
 
 Weighted = nn.Conv2d | nn.Linear
 

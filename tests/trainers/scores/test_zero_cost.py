@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from networks.architecture import Shape
 from networks.counters import counter_generator
 from networks.errors import UserError
+from networks.liveness import is_dead
 from networks.network import Network, build_network
 from networks.operations import PreActivated
 from networks.spaces.chain import SmallChainSettings, SmallChainSpace
@@ -25,7 +26,6 @@ from tests.trainers.test_data_files import real
 from trainers.data import DataSettings, open_data
 from trainers.scores.costs import Cost
 from trainers.scores.gradients import Fisher, GradNorm, Grasp, Snip
-from trainers.scores.liveness import is_dead
 from trainers.scores.naswot import (
     JacobCov,
     K,

@@ -1,7 +1,11 @@
-"""Which candidates are dead: no number of theirs depends on the image."""
+"""Which candidates are dead: no number of theirs depends on the image; and what those score."""
 
 from networks.architecture import Architecture
 from networks.graph import Graph
+
+# What a candidate gets that cannot be scored: a dead one, a singular kernel, no finite number. Finite, so
+# that it goes through JSON, databases and sorting as any number does; but no measure of how bad it is.
+WORST = -1e30
 
 
 def is_dead(architecture: Architecture) -> bool:
