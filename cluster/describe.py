@@ -15,10 +15,10 @@ from networks.counters import counter_generator
 from networks.errors import UserError
 from networks.network import build_network
 from networks.spaces.randwire import RandWireSpace
-from networks.spaces.space import Genes
+from networks.spaces.space import Genes, SearchSpace
 from searchers.halving import planned_epochs
 from trainers.data import Data, open_data
-from trainers.training import Trainer
+from trainers.training import Trainer, TrainingSettings
 
 PROBE_MACS = 4e9  # multiply-adds of one probe's forward pass: a few seconds of one core
 PROBE_STEPS = 2  # the first warms up
@@ -31,10 +31,11 @@ def describe(recipe: Recipe, graphs: int | None = None) -> dict[str, Any]:
     unless the recipe gives image and classes itself. Raises `UserError`.
     """
     section = recipe.space
-    if not isinstance(section, RandWireSection):
-        raise UserError("space.kind", section.kind, "randwire, or a recipe with a searcher, for `describe`")
+    if graphs is not None and not isinstance(section, RandWireSection):
+        raise UserError("--graphs", graphs, "nothing but with the space randwire")
     images: int | None = None
-    if section.image is not None and section.classes is not None:
+    space: SearchSpace
+    if isinstance(section, RandWireSection) and section.image is not None and section.classes is not None:
         space = section.build(section.image, section.classes)
     else:
         data = open_data(recipe.data)
@@ -44,7 +45,7 @@ def describe(recipe: Recipe, graphs: int | None = None) -> dict[str, Any]:
     settings = _settings(space, costs, graphs)
     middle = sorted(costs, key=lambda genes: (costs[genes].macs, genes))[len(costs) // 2]
     example = space.decode(middle)
-    probe, device = measure_step(example, recipe)
+    probe, device = measure_step(example, recipe, recipe.training_of(middle))
     candidates = len(costs)
     halving = recipe.stopping if isinstance(recipe.stopping, HalvingStopping) else None
     epochs = (
@@ -55,9 +56,9 @@ def describe(recipe: Recipe, graphs: int | None = None) -> dict[str, Any]:
     return {
         "recipe": recipe.name,
         "candidates": candidates,
-        "image": list(space.template.image),
-        "classes": space.template.classes,
-        "stage_nodes": list(space.template.stage_nodes()),
+        "image": list(example.image),
+        "classes": example.classes,
+        "stage_nodes": [len(example.graph(n).nodes) - 2 for n in range(len(example.stages))],
         "stage_sizes": [list(shape) for shape in example.stage_shapes()],
         "settings": settings,
         "epochs_planned": epochs,
@@ -70,16 +71,17 @@ def describe(recipe: Recipe, graphs: int | None = None) -> dict[str, Any]:
 
 
 def _settings(
-    space: RandWireSpace, costs: Mapping[Genes, Complexity], graphs: int | None
+    space: SearchSpace, costs: Mapping[Genes, Complexity], graphs: int | None
 ) -> list[dict[str, Any]]:
-    """Mean and sample deviation of params and MACs for each generator setting."""
+    """Mean and sample deviation of params and MACs for each setting."""
     by_setting: dict[str, list[Complexity]] = {}
     for genes, cost in costs.items():
-        generator = space.generator(genes)
-        if graphs is None:
-            by_setting.setdefault(generator.label, []).append(cost)
-        elif generator.label not in by_setting:
-            by_setting[generator.label] = [
+        label = str(space.names(genes)["setting"])
+        if graphs is None or not isinstance(space, RandWireSpace):
+            by_setting.setdefault(label, []).append(cost)
+        elif label not in by_setting:
+            generator = space.generator(genes)
+            by_setting[label] = [
                 space.template.architecture(generator, seed).complexity() for seed in range(1, graphs + 1)
             ]
     return [
@@ -119,16 +121,16 @@ class _Noise:
         return self.x, self.y
 
 
-def measure_step(architecture: Architecture, recipe: Recipe) -> tuple[float, str]:
+def measure_step(architecture: Architecture, recipe: Recipe, training: TrainingSettings) -> tuple[float, str]:
     """Seconds that training takes for one image, from a few of the trainer's own steps on noise with one
     thread or GPU, in the recipe's precision, and the device: cuda only where the recipe asks for a GPU and
     this machine has one."""
     device = "cuda" if recipe.resources.gpus and torch.cuda.is_available() else "cpu"
-    batch = max(2, min(recipe.training.batch_size, int(PROBE_MACS / architecture.complexity().macs)))
+    batch = max(2, min(training.batch_size, int(PROBE_MACS / architecture.complexity().macs)))
     changes: dict[str, Any] = {"lr": 1e-6}  # no slower than any other, and nothing diverges
     if device == "cpu":
         changes["precision"] = "auto"  # mixed is refused here
-    settings = recipe.training.model_copy(update=changes)
+    settings = training.model_copy(update=changes)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -20,11 +20,11 @@ err = Console(highlight=False, soft_wrap=True, stderr=True)
 
 
 def print_grid(found: dict[str, Any]) -> None:
-    """What a recipe of random graphs would search, and how long that takes."""
+    """What a grid would search, and how long that takes."""
     sizes = ", ".join("x".join(map(str, size)) for size in found["stage_sizes"])
     out.print(f"{found['recipe']}: {found['candidates']} candidates; images {tuple(found['image'])}, "
               f"{found['classes']} classes")  # fmt: skip
-    out.print(f"random stages of {found['stage_nodes']} nodes; stem and stages write {sizes}")
+    out.print(f"stages of {found['stage_nodes']} nodes; stem and stages write {sizes}")
     table = plain_table("setting", "graphs", "params (M)", "MACs (M)")
     for one in found["settings"]:
         table.add_row(

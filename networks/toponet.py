@@ -27,7 +27,7 @@ class TopologySettings(BaseModel):
     stages: int = Field(3, ge=1, le=5)
     channels: int = Field(16, ge=2)
     macs: int | None = Field(None, ge=1)
-    stem: Literal["cifar", "imagenet_small"] = "cifar"
+    stem: Literal["cifar", "strided", "imagenet_small"] = "cifar"
     operation: str = "triplet_sep_conv_3x3"
     dropout: float = Field(0.0, ge=0, lt=1)
 

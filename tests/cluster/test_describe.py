@@ -11,6 +11,7 @@ import cluster.describe
 from cluster.describe import describe, measure_step
 from cluster.preparation import Search
 from networks.architecture import Architecture
+from networks.errors import UserError
 from tests.cluster.searches import small_recipe
 from trainers.training import Trainer
 
@@ -19,7 +20,7 @@ def test_the_candidate_of_median_macs_is_measured(tmp_path: Path, monkeypatch: p
     recipe = small_recipe(tmp_path)
     measured: list[Architecture] = []
 
-    def measure(architecture: Architecture, _: object) -> tuple[float, str]:
+    def measure(architecture: Architecture, *_: object) -> tuple[float, str]:
         measured.append(architecture)
         return 0.5, "cpu"
 
@@ -29,6 +30,20 @@ def test_the_candidate_of_median_macs_is_measured(tmp_path: Path, monkeypatch: p
     assert min(macs) < statistics.median_high(macs) == measured[0].complexity().macs
     describe(recipe, graphs=3)  # the drawn graphs are for the table alone
     assert measured[1] == measured[0]
+
+
+def test_topologies_are_described_as_they_are_trained(tmp_path: Path) -> None:
+    space = {
+        "kind": "topology", "nodes": 5, "stages": 2, "channels": 2, "seeds": 2,
+        "topologies": [{"topology": "plain"}, {"topology": "complete", "edges": [{"penalty": "none"}]}],
+    }  # fmt: skip
+    recipe = small_recipe(tmp_path, space=space)
+    found = describe(recipe)
+    assert [one["setting"] for one in found["settings"]] == ["plain", "complete, learned"]
+    assert [one["graphs"] for one in found["settings"]] == [2, 2] and found["stage_nodes"] == [3, 3]
+    assert found["settings"][0]["macs_mean"] == found["settings"][1]["macs_mean"]
+    with pytest.raises(UserError, match="--graphs"):
+        describe(recipe, graphs=3)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +70,7 @@ def test_a_whole_training_step_is_measured(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     architecture = recipe.space.build((1, 8, 8), 10).decode((0, 0, 0))
     threads = torch.get_num_threads()
-    seconds, device = measure_step(architecture, recipe)
+    seconds, device = measure_step(architecture, recipe, recipe.training)
     assert 0 < seconds < 1 and device == "cpu"
     assert torch.get_num_threads() == threads
     (trainer,) = trainers
