@@ -64,7 +64,7 @@ CASES = [
     Case("space.image=[1, 8]", "space.image", "[1, 8]", "a list of 3: c, h, w or null."),
     Case("space.generators=[WS]", "space.generators.0", "'WS'", "a section."),
     Case("space.generators=papr", "space.generators", "'papr'", "paper or a list", "mean 'paper'?"),
-    Case("space=5", "space", "5", "a section with kind: randwire, listed."),
+    Case("space=5", "space", "5", "a section with kind: randwire, listed, topology, networks."),
     Case("data.path=[1]", "data.path.0", "1", "a path."),
     Case("stopping=halving", "stopping", "'halving'", "none, halving, asha.", "mean {kind: halving}?"),
     Case("name=", "name", "None", "up to 80 letters"),
@@ -96,7 +96,7 @@ CASES = [
     Case("space.generators.0.generator=WSS", "space.generators.0.generator", "'WSS'", "ER, BA, WS.", "'WS'?"),
     Case("space.generators.0={k: 2}", "space.generators.0.generator", "None", "ER, BA, WS."),
     Case("space.regime=smal", "space.regime", "'smal'", "small, regular, cifar.", "Did you mean 'small'?"),
-    Case("space.kind=rand", "space.kind", "'rand'", "randwire, listed.", "Did you mean 'randwire'?"),
+    Case("space.kind=rand", "space.kind", "'rand'", "randwire, listed, topology, networks.", "Did you mean 'randwire'?"),
     Case(
         "space.operation=triplet_sep_conv_5x5",
         "space.operation",
