@@ -56,7 +56,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """List the candidates of a run, best first; also while it runs."""
-    from cluster.report import report
+    from cluster.grid_report import grid_report
     from cluster.run import Run
     from cluster.search_recipe import SearchRecipe
     from cluster.search_report import shown_report
@@ -66,7 +66,7 @@ def show(
     if isinstance(recipe, SearchRecipe):
         found = shown_report(found_run, recipe)
     else:
-        found = report(found_run, recipe, list(found_run.ledger.rows()))
+        found = grid_report(found_run, recipe, list(found_run.ledger.rows()))
     if as_json:
         print_json(found)
         return

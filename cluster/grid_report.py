@@ -10,6 +10,7 @@ from cluster.checkpoints import CheckpointStore
 from cluster.ledger import Row
 from cluster.pictures import draw_curves, draw_leaders, save_figure
 from cluster.preparation import Search
+from cluster.recipe import Recipe
 from cluster.report import markdown, rank, report
 from cluster.run import Run
 from cluster.snapshots import moments_of, trained_snapshots, with_learned_edges
@@ -18,6 +19,12 @@ from cluster.topology_picture import draw_snapshots, draw_topologies
 from cluster.trial import candidate_folder
 
 PICTURED = 3  # graphs of the best candidates
+
+
+def grid_report(run: Run, recipe: Recipe, rows: Sequence[Row]) -> dict[str, Any]:
+    """The whole report, JSON-ready; with the topologies that were trained again where the recipe has any."""
+    found = report(run, recipe, rows)
+    return found | {"snapshots": trained_snapshots(recipe, run)} if recipe.snapshots else found
 
 
 def write_report(run: Run, prepared: Search, *, pictures: bool) -> dict[str, Any]:
@@ -41,8 +48,8 @@ def write_report(run: Run, prepared: Search, *, pictures: bool) -> dict[str, Any
         ):
             names.append(name)
             save_figure(figure, run.pictures / name)
-    found = report(run, recipe, rows) | {"snapshots": trained_snapshots(recipe, run)}
-    if pictures and found["snapshots"]:
+    found = grid_report(run, recipe, rows)
+    if pictures and found.get("snapshots"):
         names.append("snapshots.png")
         save_figure(draw_snapshots(found["snapshots"], REPORTED[0]), run.pictures / names[-1])
     run.write_json("report.json", found)

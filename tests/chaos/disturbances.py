@@ -17,7 +17,7 @@ from tests.chaos.subjects import SubjectName
 
 Condition = Callable[[], bool]
 Script = Iterator[float | Condition | None]
-ALL: tuple[SubjectName, ...] = ("search", "grid", "shrinking", "nat")
+ALL: tuple[SubjectName, ...] = ("search", "grid", "shrinking", "nat", "topologies")
 POOLS: tuple[SubjectName, ...] = ("search", "shrinking", "nat")  # replicas compute
 WINDOW = (-0.08, 0.85)
 HEAD_S = 90.0  # for a driver to notice that its cluster is gone

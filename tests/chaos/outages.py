@@ -14,6 +14,7 @@ from cluster.checkpoints import CheckpointStore
 from cluster.files import AnyPath
 from tests.chaos.disturbances import Script, disturbance, either, resumed
 from tests.chaos.stage import Stage
+from tests.chaos.subjects import GRIDS
 from tests.cluster.commands import ROOT
 from tests.cluster.debian import needed
 
@@ -131,7 +132,7 @@ def in_use(stage: Stage) -> list[CheckpointStore]:
         return []
     run = stage.run
     folders = [run.folder / "supernet"]
-    if stage.subject.name == "grid":
+    if stage.subject.name in GRIDS:
         final = {row.candidate.ask_index for row in run.ledger.rows() if row.final}
         found: list[AnyPath] = sorted((run.folder / "candidates").iterdir(), key=str)
         folders = [folder for folder in found if int(folder.name.partition("-")[0]) not in final]

@@ -11,7 +11,11 @@ from cluster.version import code_version
 from networks.architecture import digest_of
 from trainers.numerics import numerics
 
-SubjectName = Literal["search", "grid", "shrinking", "nat"]
+SubjectName = Literal["search", "grid", "shrinking", "nat", "topologies"]
+GRIDS: tuple[SubjectName, ...] = (
+    "grid",
+    "topologies",
+)  # whose candidates are trials with checkpoints of their own
 
 SEARCH: dict[str, Any] = {
     "version": 1,
@@ -85,6 +89,28 @@ GRID: dict[str, Any] = {
 }
 
 
+# Edges are learned; then the topologies of the best candidate along its training are trained from scratch.
+TOPOLOGIES: dict[str, Any] = {
+    **GRID,
+    "name": "chaos-topologies",
+    "space": {
+        "kind": "topology",
+        "nodes": 6,
+        "stages": 2,
+        "channels": 4,
+        "topologies": [
+            {"topology": "plain"},
+            {
+                "topology": "complete",
+                "edges": [{"penalty": "none"}, {"penalty": "adaptive", "strength": 0.05}],
+            },
+        ],
+        "seeds": 2,
+    },
+    "snapshots": {"points": 2, "seeds": 1, "training": {"epochs": 2, "batch_size": 32}},
+}
+
+
 class Subject(NamedTuple):
     """`raw`: its recipe, as it would be written, without where it is stored and tracked."""
 
@@ -130,6 +156,15 @@ QUICK_GRID = changed(
     training={"epochs": 4},
     stopping={"grace": 1},
 )
+QUICK_TOPOLOGIES = changed(
+    TOPOLOGIES,
+    name="chaos-topologies-quick",
+    space={"seeds": 1},
+    data={"limit": 300},
+    training={"epochs": 4},
+    stopping={"grace": 1},
+    snapshots={"points": 1, "training": {"epochs": 1, "batch_size": 32}},
+)
 QUICK_SHRINKING = changed(
     SHRINKING,
     name="chaos-shrinking-quick",
@@ -150,10 +185,12 @@ SUBJECTS: dict[SubjectName, Subject] = {
     "grid": Subject("grid", GRID),
     "shrinking": Subject("shrinking", SHRINKING),
     "nat": Subject("nat", NAT),
+    "topologies": Subject("topologies", TOPOLOGIES),
 }
 QUICK: dict[SubjectName, Subject] = {
     "search": Subject("search", QUICK_SEARCH),
     "grid": Subject("grid", QUICK_GRID),
     "shrinking": Subject("shrinking", QUICK_SHRINKING),
     "nat": Subject("nat", QUICK_NAT),
+    "topologies": Subject("topologies", QUICK_TOPOLOGIES),
 }

@@ -9,10 +9,11 @@ from mlflow import MlflowClient
 from cluster.checkpoints import CheckpointStore
 from cluster.files import AnyPath
 from cluster.ledger import Row
-from cluster.run import Run
+from cluster.run import Run, runs_of
 from cluster.shrinking import RUNGS, Rungs
+from cluster.snapshots import SNAPSHOTS
 from cluster.trial import candidate_folder
-from tests.chaos.subjects import Subject
+from tests.chaos.subjects import GRIDS, Subject
 
 
 class Digests(NamedTuple):
@@ -44,9 +45,16 @@ def weights_digest(run: Run, subject: Subject, rows: list[Row]) -> str:
     """Of the trained supernet and what its space lost, or of the networks of a grid that were trained to the
     end."""
     folders: list[AnyPath] = [run.folder / "supernet"]
-    if subject.name == "grid":
-        kept = (row for row in rows if row.status == "ok")
-        folders = [candidate_folder(run.folder, row.candidate) for row in kept]
+    if subject.name in GRIDS:
+        grids = [(run, rows)]
+        for beside in runs_of(f"{subject.raw['name']}-{SNAPSHOTS}", run.folder / SNAPSHOTS):
+            grids.append((beside, list(beside.ledger.rows())))
+        folders = [
+            candidate_folder(one.folder, row.candidate)
+            for one, own in grids
+            for row in own
+            if row.status == "ok"
+        ]
     found = hashlib.sha256()
     for folder in folders:
         checkpoint = CheckpointStore(folder).newest()

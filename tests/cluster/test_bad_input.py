@@ -96,7 +96,13 @@ CASES = [
     Case("space.generators.0.generator=WSS", "space.generators.0.generator", "'WSS'", "ER, BA, WS.", "'WS'?"),
     Case("space.generators.0={k: 2}", "space.generators.0.generator", "None", "ER, BA, WS."),
     Case("space.regime=smal", "space.regime", "'smal'", "small, regular, cifar.", "Did you mean 'small'?"),
-    Case("space.kind=rand", "space.kind", "'rand'", "randwire, listed, topology, networks.", "Did you mean 'randwire'?"),
+    Case(
+        "space.kind=rand",
+        "space.kind",
+        "'rand'",
+        "randwire, listed, topology, networks.",
+        "Did you mean 'randwire'?",
+    ),
     Case(
         "space.operation=triplet_sep_conv_5x5",
         "space.operation",
