@@ -137,7 +137,7 @@ def adjacency_lists(architecture: Architecture) -> list[list[list[float]]]:
 
 def given_architectures(recipe: Mapping[str, Any]) -> list[Architecture]:
     """Of a recipe, as a run keeps it, of networks that are given with their architectures; else none."""
-    space = recipe["space"]
+    space = recipe.get("space", {})
     networks = space["networks"] if space.get("kind") == "networks" else []
     if any(isinstance(one["architecture"], str) for one in networks):
         return []

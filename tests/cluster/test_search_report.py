@@ -26,11 +26,11 @@ from cluster.search_report import (
 )
 from cluster.tables import search_tables
 from networks.complexity import Complexity
+from networks.liveness import WORST
 from networks.spaces.space import Genes
 from searchers.searcher import Candidate
 from tests.cluster.choices import chain_space, new_search, tiny_recipe, write_table
 from tests.cluster.rows import commit
-from trainers.scores.score import WORST
 from trainers.table import Table
 
 METRIC = "accuracy"

@@ -11,8 +11,8 @@ import pytest
 from scipy import stats
 
 from networks.errors import UserError
+from networks.liveness import WORST
 from trainers.ranking import Ranking, kendall_tau_b
-from trainers.scores.score import WORST
 
 
 def by_definition(x: Sequence[float], y: Sequence[float]) -> tuple[float, int, int]:

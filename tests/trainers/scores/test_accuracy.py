@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from networks.errors import UserError
+from networks.liveness import WORST
 from networks.spaces.nasbench201 import NasBench201Settings, NasBench201Space
 from networks.spaces.space import Genes
 from trainers.data import Data, DataSettings, open_data
@@ -16,7 +17,7 @@ from trainers.recalibration import recalibrated
 from trainers.scores import accuracy as accuracy_module
 from trainers.scores import score
 from trainers.scores.accuracy import Validation
-from trainers.scores.score import WORST, Bench
+from trainers.scores.score import Bench
 from trainers.scores.testing import check_score
 
 LIVE: list[Genes] = [(3, 3, 2, 1, 3, 3), (2, 3, 3, 4, 1, 2), (1, 1, 1, 1, 1, 1)]

@@ -7,6 +7,7 @@ import torch
 
 from networks.errors import UserError
 from networks.generators import WattsStrogatz
+from networks.liveness import WORST
 from networks.randwire import RandWireTemplate
 from networks.spaces.cells import CellsSettings, CellsSpace
 from networks.spaces.chain import (
@@ -25,7 +26,7 @@ from networks.supernet import build_supernet
 from tests.trainers.scores.images import small_images
 from trainers.data import Data
 from trainers.scores.registry import SCORES, check_supported, find_score
-from trainers.scores.score import WORST, Bench
+from trainers.scores.score import Bench
 from trainers.scores.testing import check_score
 
 KINDS = ("nasbench201", "small_chain", "spos_shufflenet", "mobilenet", "darts", "cells")

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from networks.architecture import Shape
 from networks.counters import counter_generator
 from networks.errors import UserError
-from networks.liveness import is_dead
+from networks.liveness import WORST, is_dead
 from networks.network import Network, build_network
 from networks.operations import PreActivated
 from networks.spaces.chain import SmallChainSettings, SmallChainSpace
@@ -36,7 +36,7 @@ from trainers.scores.naswot import (
     input_jacobian,
     log_determinant,
 )
-from trainers.scores.score import WORST, Bench
+from trainers.scores.score import Bench
 from trainers.scores.synflow import SynFlow, linearised, synaptic_flow
 from trainers.scores.untrained import UntrainedScore, loss_gradients, weighted_layers
 from trainers.scores.zen import Zen, gaussian_weights, zen_score
