@@ -17,7 +17,8 @@ from tests.chaos.subjects import SubjectName
 
 Condition = Callable[[], bool]
 Script = Iterator[float | Condition | None]
-ALL: tuple[SubjectName, ...] = ("search", "grid", "shrinking", "nat", "topologies")
+# Of those that rounds are drawn for. Topologies are played by name (--subject topologies --only trial).
+ALL: tuple[SubjectName, ...] = ("search", "grid", "shrinking", "nat")
 POOLS: tuple[SubjectName, ...] = ("search", "shrinking", "nat")  # replicas compute
 WINDOW = (-0.08, 0.85)
 HEAD_S = 90.0  # for a driver to notice that its cluster is gone
