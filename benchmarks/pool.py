@@ -7,9 +7,10 @@ score    candidates (accuracy, recalibrated) through 1 actor, against a bare loo
          actors, against two bare loops at once
 train    steps of 8 paths by 2 replicas, against two processes that each do the same steps alone, at once
 control  candidates a second of a whole search loop (ask, dispatch, collect, ledger with fsync, tell) whose
-         score is read from a table of costs: in rounds of 200, and with one in flight. With one in flight a
-         call and a commit follow on each other: beside it stand the rates of bare calls, of bare commits, and
-         of the two by turns, which no search that commits before it tells can exceed
+         score is read from a table of costs: in rounds of 200 and with one in flight, through an actor and in
+         the search's own process. With one in flight a call and a commit follow on each other: beside it
+         stand the rates of bare calls of an actor, of bare commits, and of the two by turns, which no search
+         that commits before it tells can exceed
 
 The supernet is NAS-Bench-201's with C = 16 (and 4) and N = 1, on random images of CIFAR-10's size. Bare loops
 call `Replica` in processes of their own, as actors do, with one thread each.
@@ -17,6 +18,7 @@ call `Replica` in processes of their own, as actors do, with one thread each.
 
 import argparse
 import datetime
+import itertools
 import json
 import logging
 import multiprocessing
@@ -40,6 +42,7 @@ import torch
 from benchmarks.randwire import RESULTS, processor
 from cluster.files import write_once
 from cluster.ledger import Ledger
+from cluster.pool import LocalPool, Pool
 from cluster.ray_pool import RayPool
 from cluster.recipe_spaces import NasBench201Section
 from cluster.recorder import Recorder
@@ -221,25 +224,28 @@ def train(options: argparse.Namespace) -> list[dict[str, Any]]:
 def control(options: argparse.Namespace) -> list[dict[str, Any]]:
     described = job(16, scores=("params",), supernet=False)
     pool = RayPool(described, 1)
-    rates: dict[int, list[float]] = {size: [] for size in ROUND_SIZES}
+    pools: dict[str, Pool] = {"1 actor": pool, "this process": LocalPool(described)}
+    rates: dict[str, list[float]] = {
+        f"control, rounds of {size}, {place}": [] for place in pools for size in ROUND_SIZES
+    }
     alone: dict[str, list[float]] = {"commits": [], "actor calls": [], "a call and a commit by turns": []}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(options.rounds + 1):
-            for size in ROUND_SIZES:
+            for (place, used), size in itertools.product(pools.items(), ROUND_SIZES):
                 number = options.asks if size > 1 else options.asks // 4
-                rate = control_rate(pool, described, size, number, Path(folder) / f"{turn}-{size}")
+                rate = control_rate(used, described, size, number, Path(folder) / f"{turn}-{size}-{place}")
                 if turn:
-                    rates[size].append(rate)
+                    rates[f"control, rounds of {size}, {place}"].append(rate)
             for what, found in alone.items():
                 rate = bare_rate(pool, options.asks // 4, Path(folder) / f"{turn}-{what}", what)
                 if turn:
                     found.append(rate)
-    pool.close()
-    named = {f"control, rounds of {size}": found for size, found in rates.items()}
+    for used in pools.values():
+        used.close()
     return [
         {"what": what, "rate": round(statistics.median(found))}
         | {"low": round(min(found)), "high": round(max(found))}
-        for what, found in {**named, **{f"{what}, alone": found for what, found in alone.items()}}.items()
+        for what, found in {**rates, **{f"{what}, alone": found for what, found in alone.items()}}.items()
     ]
 
 
@@ -260,7 +266,7 @@ def bare_rate(pool: RayPool, number: int, folder: Path, what: str) -> float:
     return number / seconds(run)
 
 
-def control_rate(pool: RayPool, job: ReplicaJob, round_size: int, number: int, folder: Path) -> float:
+def control_rate(pool: Pool, job: ReplicaJob, round_size: int, number: int, folder: Path) -> float:
     """Candidates a second of a search of so many, each commit synced to the disk."""
     space = space_of(job)
     problem = Problem(space, (Objective(metric="params"),), SEED)
@@ -317,7 +323,7 @@ def main() -> None:
 
 def line(row: dict[str, Any]) -> str:
     if "rate" in row:
-        return f"{row['what']:28} {row['rate']:6}/s {row['low']}-{row['high']}"
+        return f"{row['what']:36} {row['rate']:6}/s {row['low']}-{row['high']}"
     return f"{row['what']:28} {row['ratio']:.3f} {row['low']:.3f}-{row['high']:.3f} {row['ms']:8.1f} ms each"
 
 

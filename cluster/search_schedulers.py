@@ -26,14 +26,9 @@ class Listening(FIFOScheduler):
     def __init__(self, heard: Callable[[SearchReport], None]) -> None:
         super().__init__()
         self._heard = heard
-        self.controller: Any = None
         self.fault: Exception | None = None
         self.done = False
         self.deaths = 0
-
-    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        self.controller = tune_controller
-        return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         if "fault" in result:
@@ -72,11 +67,12 @@ class ShrinkScheduler(Listening):
         self._last: dict[int, float] = {}  # when a supernet was heard of
         self._paused: list[int] = []  # in the order in which Tune put their processes by
         self.ended = False
+        self._controller: Any = None
 
     @property
     def over(self) -> bool:
         """Whether no trial will work any more: the search has ended, or Tune has given one up."""
-        trials = [] if self.controller is None else self.controller.get_trials()
+        trials = [] if self._controller is None else self._controller.get_trials()
         return self.ended or any(trial.status == Trial.ERROR for trial in trials)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
@@ -107,7 +103,7 @@ class ShrinkScheduler(Listening):
         return self.PAUSE
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        self.controller = tune_controller
+        self._controller = tune_controller
         trials = {config_of(trial).supernet: trial for trial in tune_controller.get_trials()}
         self._look(tune_controller, trials)
         order = [*self._paused, *sorted(set(trials) - set(self._paused))]

@@ -1,10 +1,14 @@
 """What both adapters for Ray Tune share: a trial that Tune keeps nothing of, faults as text, and the call of
-Tune itself."""
+Tune itself, which Ctrl-C ends between two of its steps."""
 
 import json
 import logging
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
 # Read by Tune when it starts: no result files and no tables of its own, and Ctrl-C is ours to handle.
@@ -20,6 +24,7 @@ from ray.tune.experiment import Trial
 from cluster.files import AnyPath, remove_folder, work_folder
 from networks.errors import CannotGoOn, UserError
 
+log = logging.getLogger(__name__)
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what goes wrong is told in our own words
 
 CAUSE = 300  # characters
@@ -73,10 +78,43 @@ def cause_of(trial: Trial) -> str:
 
 
 class Controlled(Protocol):
-    """A scheduler that knows which of Tune's controllers asks it, and what ended the experiment."""
+    """A scheduler that knows what ended the experiment."""
 
-    controller: Any
     fault: Exception | None
+
+
+class Asked(tune.Stopper):
+    """Ends the experiment when it was asked to. Tune looks after each of its steps, many times a second."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.asked
+
+
+@contextmanager
+def heard_between_steps(stopper: Asked) -> Iterator[None]:
+    """Meanwhile Ctrl-C and SIGTERM ask the stopper, instead of raising KeyboardInterrupt wherever Tune is.
+
+    Raised in the middle of a change of Tune's books, of which actor is whose, it left them such that ending
+    the trials failed in turn. A second Ctrl-C does interrupt at once; SIGTERM is heard once, as everywhere
+    (`cluster.experiment.interruptible`).
+    """
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stopper.asked = True
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if stopper.asked else before[signal.SIGTERM])
 
 
 def fit(
@@ -85,10 +123,10 @@ def fit(
     """Run an experiment over the grid `space`; `how`: more of `tune.TuneConfig`. Tune's own files go to this
     machine's folder of the run, and are deleted.
 
-    Tune ends the processes of its trials after every exception but an interruption; there it is done here.
-    They would go on with their work, and hold what they asked of Ray, while the driver writes its report, and
-    in a process that goes on for as long as that one lives.
+    Raises KeyboardInterrupt after Ctrl-C or SIGTERM, when Tune has ended the processes of its trials: they
+    would go on with their work, and hold what they asked of Ray, while the driver writes its report.
     """
+    stopper = Asked()
     scratch = work_folder(run) / "scratch"
     tuner = tune.Tuner(
         trainable,
@@ -99,17 +137,19 @@ def fit(
             storage_path=str(scratch),
             failure_config=tune.FailureConfig(max_failures=retries),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            stop=stopper,
             verbose=0,
         ),
     )
     try:
-        tuner.fit()
-    except KeyboardInterrupt:
-        if scheduler.controller is not None:
-            scheduler.controller.cleanup()
-        raise
+        with heard_between_steps(stopper):
+            tuner.fit()
     except Exception:  # a full disk, for one, fails Tune's own files too, of which it says less
-        if scheduler.fault is None:
+        if stopper.asked:
+            log.warning("Ray Tune failed while it was ended", exc_info=True)
+        elif scheduler.fault is None:
             raise
     finally:
         remove_folder(scratch)
+    if stopper.asked:
+        raise KeyboardInterrupt

@@ -53,7 +53,6 @@ class Consulting:
     grid: Grid
     barrier: Barrier | NoBarrier
     fault: Exception | None = None
-    controller: Any = None
     trials: Sequence[Trial] = ()
     _counted: frozenset[str] = frozenset()
 
@@ -77,7 +76,6 @@ class Consulting:
 
     def look(self, tune_controller: Any) -> None:
         """Take notice of the trials as they stand: who runs, and whom Tune has given up."""
-        self.controller = tune_controller
         self.trials = tune_controller.get_trials()
         self.grid.running = [ask_of(trial) for trial in self.trials if trial.status == Trial.RUNNING]
         if self.count_deaths():

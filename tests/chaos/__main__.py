@@ -50,6 +50,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=Path("docs/reliability.jsonl"))
     parser.add_argument("--quick", action="store_true", help="shorter searches, as in CI")
     parser.add_argument("--log", action="store_true", help="print what was said, also where nothing is wrong")
+    parser.add_argument("--again", action="store_true", help="the rounds that went wrong, instead of more")
     parser.add_argument("--only", choices=sorted(DISTURBANCES), help="this one instead of all in turn")
     parser.add_argument("--subject", choices=sorted(SUBJECTS), help="and to this search")
     options = parser.parse_args()
@@ -57,7 +58,8 @@ def main() -> int:
         signal.signal(ending, interrupt)
     results, failed = Results(options.results), 0
     try:
-        for number in range(results.next_round, results.next_round + options.rounds):
+        more = range(results.next_round, results.next_round + options.rounds)
+        for number in results.failed if options.again else more:
             chosen = plan(options.seed, number)
             if options.only:
                 subject = options.subject or DISTURBANCES[options.only].subjects[0]

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from cluster.barrier import NoBarrier
+from cluster.experiment import interruptible
 from cluster.grid import Grid, drive_local
 from cluster.recipe import AshaStopping, Recipe
 from cluster.trial import Report, candidate_seed
@@ -263,14 +264,27 @@ def test_a_fault_of_storage_ends_a_search_on_ray(shared_ray: None, recipe: Recip
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_ends_the_processes_of_trials(
-    shared_ray: None, recipe: Recipe, undisturbed: Grid
+    shared_ray: None, recipe: Recipe, undisturbed: Grid, asked: signal.Signals
 ) -> None:
-    """In a process that goes on, another search finds the room that they had."""
+    """Between two of Tune's steps, not in the middle of one; and in a process that goes on, another search
+    finds the room that they had."""
     grid = new_grid(recipe)
-    grid.reports.append(raise_after(KeyboardInterrupt, 4))
-    with pytest.raises(KeyboardInterrupt):
+    before: list[Report] = []
+    whole: list[Report] = []
+
+    def press(report: Report) -> None:
+        before.append(report)
+        if len(before) == 4:
+            os.kill(os.getpid(), asked)
+            time.sleep(0.01)
+        whole.append(report)
+
+    grid.reports.append(press)
+    with interruptible(), pytest.raises(KeyboardInterrupt):
         drive_tune(grid)
+    assert whole == before and len(whole) >= 4
     assert_nothing_left()
     again = resumed_grid(recipe)
     drive_tune(again)
