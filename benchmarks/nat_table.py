@@ -2,14 +2,20 @@
 
 A policy learns on cells of the better half, of which 500 are held out: nothing of those is looked up while it
 learns. Then each of them is rewritten, with at most ten scored rewritings. What the best of all rewritings
-gains is known exactly. The page is docs/nat_nasbench201.md; each line of it goes on where it was left.
+gains is known exactly. With --supernet the rewards are a supernet's accuracies instead, of a finished search
+that scored every cell:
+
+    weft search recipes/spos_nasbench201.yaml --set name=spos-all --set round=250 \
+        --set 'searcher={kind: random, budget: 15625}' --set ranking=null --set data.path=FOLDER/...
+
+The page is docs/nat_nasbench201.md; each line of it goes on where it was left.
 """
 
 import csv
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +25,7 @@ import torch
 
 from benchmarks.noted import outcomes, parser_of
 from benchmarks.shrinking import DOCS
+from cluster.run import Run
 from networks.architecture import Shape
 from networks.counters import counter_random
 from networks.spaces.nasbench201 import NasBench201Settings, NasBench201Space, cell_genes
@@ -33,6 +40,7 @@ HELD_OUT, CANDIDATES = 500, 10
 CELLS, DRAWS = 64, 8  # a step
 FIRST, FIVE, TWENTY = "c10_test_200", range(5), range(20)
 COLUMNS = {FIRST: "C10", "c100_test_200": "C100", "in16_test_200": "IN16"}
+SUPERNET = "supernet"
 COMMON: dict[str, Any] = {"baseline": "cell", "rate": 1e-3, "decay": 0.0, "floor": -3.0}
 ANNEALED, CONSTANT = (0.3, 0.03), (0.01, 0.01)
 POLICIES: dict[str, dict[str, Any]] = {
@@ -49,13 +57,22 @@ POLICIES: dict[str, dict[str, Any]] = {
 UNTRAINED = ("uniform moves", "greedy, link by link")
 EVERYWHERE = ("MLP", "line GCN", "line GCN, official adjacency", *UNTRAINED)  # also on the other columns
 MANY_SEEDS = ("MLP", "line GCN", "LSTM", *UNTRAINED)
-Value = Callable[[Genes], float]
+SUPERNET_SAID = [
+    "Rewards are recalibrated accuracies on 500 validation images, of one supernet (`spos_nasbench201`) that",
+    f"scored all 15,625 cells. The last column is what the best of ten by the supernet gains in `{FIRST}`,",
+    "the cell itself where none is better.", "",
+]  # fmt: skip
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def cube(path: Path, column: str) -> np.ndarray:
-    """Accuracies by genes, in percent."""
-    found = np.zeros((5,) * 6)
+    """Accuracies by genes, in percent: of the table at `path`, or of a supernet, from its search's folder."""
+    found = np.full((5,) * 6, np.nan)
+    if column == SUPERNET:
+        for row in Run(path).ledger.rows():
+            found[tuple(row.candidate.genes)] = 100 * row.metrics["accuracy"]
+        assert not np.isnan(found).any(), f"{path} has not scored every cell"
+        return found
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
             found[cell_genes(row["arch"])] = float(row[column])
@@ -109,52 +126,52 @@ def trained(
     return policy
 
 
-def greedy(genes: Genes, value: Value, seed: int) -> list[float]:
-    """One link after the other, in a drawn order: everything that it may become, and the best stays."""
+def greedy(genes: Genes, table: np.ndarray, seed: int) -> list[Genes]:
+    """One link after the other, in a drawn order: everything that it may become, and the best stays. What was
+    scored."""
     rng = counter_random(seed, "greedy", *genes)
-    order, now, scored = rng.sample(range(6), 6), genes, []
-    best = value(genes)
+    order, now = rng.sample(range(6), 6), genes
+    scored: list[Genes] = []
+    best = table[genes]
     for link in order:
         start = now
         for option in options()[genes[link]]:
             one = (*start[:link], option, *start[link + 1 :])
             if one == start or len(scored) == CANDIDATES:
                 continue
-            scored.append(value(one))
-            if scored[-1] > best:
-                best, now = scored[-1], one
+            scored.append(one)
+            if table[one] > best:
+                best, now = table[one], one
     return scored
 
 
-def uniform(genes: Genes, value: Value, seed: int) -> list[float]:
+def uniform(genes: Genes, table: np.ndarray, seed: int) -> list[Genes]:
     rng = counter_random(seed, "uniform", *genes)
-    return [value(tuple(rng.choice(options()[gene]) for gene in genes)) for _ in range(CANDIDATES)]
+    return [tuple(rng.choice(options()[gene]) for gene in genes) for _ in range(CANDIDATES)]
 
 
-def measured(path: Path, asked: dict[str, Any]) -> dict[str, float]:
+def measured(path: Path, supernet: Path | None, asked: dict[str, Any]) -> dict[str, float]:
     """Mean gains over what is held out, in points: of the best of ten, of the first of them, of ten draws,
-    and of the best of all rewritings; a cell that does not get better stays as it is but in `raw`."""
+    and of the best of all rewritings; a cell that does not get better stays as it is but in `raw`. `true`: of
+    the best of ten by the rewards, in the table."""
     torch.set_num_threads(1)
-    table, seed, name = cube(path, asked["column"]), asked["seed"], asked["name"]
+    seed, name, column = asked["seed"], asked["name"], asked["column"]
+    truth = cube(path, FIRST if column == SUPERNET else column)
+    table = truth if supernet is None or column != SUPERNET else cube(supernet, SUPERNET)
     held_out, cells = split(table, seed)
     began = time.monotonic()
     policy = trained(table, asked, held_out, cells) if name in POLICIES else None
     seconds = time.monotonic() - began
-    gains: dict[str, list[float]] = {key: [] for key in ("raw", "kept", "first", "drawn", "all")}
+    gains: dict[str, list[float]] = {key: [] for key in ("raw", "kept", "first", "drawn", "all", "true")}
     for genes in held_out:
         before = float(table[genes])
-
-        def value(one: Genes) -> float:
-            return float(table[one])
-
-        gains["all"].append(max(map(value, reachable(genes))) - before)
+        gains["all"].append(max(float(table[one]) for one in reachable(genes)) - before)
         if policy is None:
-            scored = (greedy if name == UNTRAINED[1] else uniform)(genes, value, seed)
-            drawn = scored
+            chosen = others = (greedy if name == UNTRAINED[1] else uniform)(genes, table, seed)
         else:
-            scored, drawn = (
+            chosen, others = (
                 [
-                    value(SPACE.rewritten(genes, one))
+                    SPACE.rewritten(genes, one)
                     for one in policy.proposals(
                         SPACE.cells(genes), CANDIDATES, lambda words: True, "held out", *genes,
                         legal=REWRITING.legal([genes]), drawn=way,
@@ -162,13 +179,23 @@ def measured(path: Path, asked: dict[str, Any]) -> dict[str, float]:
                 ]
                 for way in (False, True)
             )  # fmt: skip
+        scored, drawn = ([float(table[one]) for one in some] for some in (chosen, others))
         gains["raw"].append(max(scored) - before)
         gains["kept"].append(max(0.0, max(scored) - before))
         gains["first"].append(scored[0] - before)
         gains["drawn"].append(max([before, *drawn]) - before)
+        best = max([genes, *chosen], key=lambda one: table[one])  # the first of equals: the cell itself
+        gains["true"].append(float(truth[best] - truth[genes]))
     lookups = asked["steps"] * CELLS * (1 + DRAWS) if policy is not None else 0
     means = {key: statistics.mean(some) for key, some in gains.items()}
     return {**means, "lookups": lookups, "seconds": seconds}
+
+
+def names_of(column: str) -> tuple[str, ...]:
+    """What is compared there."""
+    if column == SUPERNET:
+        return MANY_SEEDS
+    return (*POLICIES, *UNTRAINED) if column == FIRST else EVERYWHERE
 
 
 def said(values: Sequence[float]) -> str:
@@ -184,19 +211,27 @@ def page(found: dict[tuple[str, str, int], dict[str, float]], steps: int) -> lis
         "scored, the likeliest ones; every one of them costs no more than the cell. Gains in points of test",
         "accuracy, mean and deviation over seeds; in brackets the share of what the best of all gains.", "",
     ]  # fmt: skip
-    for column, title in COLUMNS.items():
+    for column, title in {**COLUMNS, SUPERNET: "A supernet instead of a table"}.items():
         every = [one["all"] for (where, _, _), one in found.items() if where == column]
+        if not every:
+            continue
         lines += [
             f"## {title} (`{column}`): the best of all rewritings gains {statistics.mean(every):.3f}", "",
-            "| policy | seeds | best of ten | or the cell itself | ten draws instead | the likeliest alone |",
-            "|---|---|---|---|---|---|",
         ]  # fmt: skip
+        if column == SUPERNET:
+            lines += SUPERNET_SAID
+        lines += [
+            "| policy | seeds | best of ten | or the cell itself | ten draws instead | the likeliest alone |"
+            + " in the table |" * (column == SUPERNET),
+            "|---|---|---|---|---|---|" + "---|" * (column == SUPERNET),
+        ]
         for name in (*POLICIES, *UNTRAINED):
             some = [one for (where, which, _), one in found.items() if (where, which) == (column, name)]
             if not some:
                 continue
             share = statistics.mean(one["raw"] for one in some) / statistics.mean(one["all"] for one in some)
-            cells = [said([one[key] for one in some]) for key in ("raw", "kept", "drawn", "first")]
+            keys = ("raw", "kept", "drawn", "first", *(("true",) if column == SUPERNET else ()))
+            cells = [said([one[key] for one in some]) for key in keys]
             lines.append(f"| {name} | {len(some)} | {cells[0]} ({share:.2f}) | {' | '.join(cells[1:])} |")
         lines.append("")
     return lines
@@ -205,14 +240,15 @@ def page(found: dict[tuple[str, str, int], dict[str, float]], steps: int) -> lis
 def main() -> None:
     parser = parser_of(__doc__, "nasbench201.csv")
     parser.add_argument("--steps", type=int, default=2000, help="of the policy gradient")
+    parser.add_argument("--supernet", type=Path, help="folder of the run whose rewards are learnt from too")
     given = parser.parse_args()
     asked = [
         {"name": name, "column": column, "seed": seed, "steps": given.steps if name in POLICIES else 0}
-        for column in COLUMNS
-        for name in ((*POLICIES, *UNTRAINED) if column == FIRST else EVERYWHERE)
-        for seed in (TWENTY if name in MANY_SEEDS and column == FIRST else FIVE)
+        for column in (*COLUMNS, *((SUPERNET,) if given.supernet else ()))
+        for name in names_of(column)
+        for seed in (TWENTY if name in MANY_SEEDS and column in (FIRST, SUPERNET) else FIVE)
     ]
-    act = partial(measured, given.data / "nasbench201.csv")
+    act = partial(measured, given.data / "nasbench201.csv", given.supernet)
     results = outcomes(asked, act, DOCS / "nat_nasbench201.jsonl", given.jobs)
     which = [(str(one["column"]), str(one["name"]), int(one["seed"])) for one in asked]
     lines = page(dict(zip(which, results, strict=True)), given.steps)

@@ -96,7 +96,7 @@ def test_a_driver_that_dies_is_followed_by_another(tmp_path: Path, local: tuple[
 
     def stop(report: SearchReport) -> None:
         if Run(config.folder).ledger.segments() and not report.done:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         drive_tune_search(config, stop)

@@ -131,7 +131,7 @@ def test_a_driver_that_is_gone_is_replaced_by_another(
         nonlocal heard
         heard += report.stage == "shrinking"
         if heard == reports:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         drive_tune_search(config, stop)
