@@ -71,9 +71,11 @@ class ShrinkScheduler(Listening):
 
     @property
     def over(self) -> bool:
-        """Whether no trial will work any more: the search has ended, or Tune has given one up."""
+        """Whether no trial will work any more: the search has ended, Tune has given one up, or all are
+        stopped, as after Ctrl-C."""
         trials = [] if self._controller is None else self._controller.get_trials()
-        return self.ended or any(trial.status == Trial.ERROR for trial in trials)
+        states = {trial.status for trial in trials}
+        return self.ended or Trial.ERROR in states or states == {Trial.TERMINATED}
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         decision = super().on_trial_result(tune_controller, trial, result)
