@@ -56,14 +56,17 @@ def main() -> int:
     options = parser.parse_args()
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, interrupt)
-    results, failed = Results(options.results), 0
+    results, wrong = Results(options.results), 0
     try:
         more = range(results.next_round, results.next_round + options.rounds)
-        for number in results.failed if options.again else more:
+        failed = results.failed
+        for number in failed if options.again else more:
             chosen = plan(options.seed, number)
-            if options.only:
+            rng = counter_random(options.seed, "chaos", number, "plan")
+            if options.again:  # what a number is drawn to be changes with the searches that there are
+                chosen = planned(options.seed, number, failed[number].subject, failed[number].done, rng)
+            elif options.only:
                 subject = options.subject or DISTURBANCES[options.only].subjects[0]
-                rng = counter_random(options.seed, "chaos", number, "plan")
                 chosen = planned(options.seed, number, subject, (options.only,), rng)
             print(f"round {number}: {' + '.join(chosen.names)}, {chosen.subject}", flush=True)
             try:
@@ -71,7 +74,7 @@ def main() -> int:
             except pytest.skip.Exception as reason:
                 print(f"  left out: {reason}")
                 continue
-            failed += not result.ok
+            wrong += not result.ok
             print(f"  {'; '.join(result.wrong) or 'as it must be'}")
             print(f"  {result.seconds:.0f} s in all; to recover: {result.recovered} s", flush=True)
             if options.log or not result.ok:
@@ -83,7 +86,7 @@ def main() -> int:
     finally:
         said = {one.name: one.said for one in DISTURBANCES.values()}
         options.results.with_suffix(".md").write_text(page(results, said))
-    return 1 if failed else 0
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -96,9 +96,10 @@ class Results:
         self._take(line)
 
     @property
-    def failed(self) -> list[int]:
-        """The rounds that went wrong when they were played last."""
-        return sorted(number for number, one in {one.round: one for one in self.rounds}.items() if not one.ok)
+    def failed(self) -> dict[int, Result]:
+        """The rounds that went wrong when they were played last, by their numbers."""
+        last = {one.round: one for one in self.rounds}
+        return {number: one for number, one in sorted(last.items()) if not one.ok}
 
     @property
     def next_round(self) -> int:
