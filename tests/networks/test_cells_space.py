@@ -180,7 +180,7 @@ def test_a_path_computes_what_the_network_alone_computes(some: CellsSpace, genot
     for training in (False, True):
         supernet.train(training)
         alone = supernet.extract(genes).train(training)
-        torch.testing.assert_close(supernet(x, genes), alone(x), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(supernet(x, genes), alone(x), atol=1e-6, rtol=0)
 
 
 def test_nothing_comes_through_where_nothing_is() -> None:
