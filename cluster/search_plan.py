@@ -9,9 +9,10 @@ from functools import cached_property
 from cluster.files import AnyPath, write_atomically
 from cluster.replica import ReplicaJob, ScoringSettings
 from cluster.search_loop import Phase
-from cluster.search_recipe import COSTS, LATENCY, SearchRecipe, TableScore
+from cluster.search_recipe import COSTS, SearchRecipe, TableScore
 from cluster.table_pool import file_digest
 from cluster.trial import trial_device
+from networks.complexity import LATENCY
 from networks.counters import counter_random, counter_seed
 from networks.errors import UserError, nearest
 from networks.network import build_network
@@ -247,11 +248,13 @@ class SearchPlan:
         if not self.recipe.needs_latency:
             return {}
         if self.measures:
-            return {LATENCY: self.latencies.look_up(genes, self._measure)}
+            return {LATENCY: self.latencies.look_up(genes, self.latency)}
         assert self.table is not None
         return {LATENCY: self.table.find(genes, [LATENCY]).metrics.get(LATENCY, math.nan)}
 
-    def _measure(self, genes: Genes) -> float:
+    def latency(self, genes: Genes) -> float:
+        """Of the candidate as a network alone, for one image, in milliseconds; measured now. Raises
+        `UserError` on a machine without the GPU that candidates have."""
         network = build_network(self.space.decode(genes), self.recipe.seed)
         return latency_ms(network, self.space.template.image, device=trial_device(self.recipe.resources))
 

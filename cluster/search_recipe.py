@@ -20,6 +20,7 @@ from cluster.recipe_spaces import ChoiceSection
 from cluster.retrain_recipe import Retraining
 from cluster.shrink_recipe import Shrinking
 from networks.architecture import Shape
+from networks.complexity import LATENCY
 from networks.errors import UserError, nearest
 from searchers.constraints import Constraint
 from searchers.grid import GridSettings
@@ -30,7 +31,6 @@ from searchers.settings import SearcherSettings
 from trainers.one_shot_settings import OneShotSettings
 from trainers.scores.registry import find_score
 
-LATENCY = "latency_ms"
 COSTS = ("params", "macs", "activations", LATENCY)
 
 

@@ -27,6 +27,7 @@ from cluster.transformations import (
     transformations,
     transformed_markdown,
     transformed_picture,
+    with_latencies,
 )
 from networks.counters import counter_random
 from networks.liveness import WORST
@@ -268,6 +269,7 @@ def write_search_report(run: Run, plan: SearchPlan) -> dict[str, Any]:
     """report.json, report.md and, of a search that shrinks, a picture of that; the report itself."""
     rows, ranked = (list(Ledger(run.folder / name).rows()) for name in ("ledger", "ranking"))
     found = search_report(run, plan.recipe, rows, ranked, plan.truth, plan.labels, retrained(plan, run))
+    with_latencies(found["transformed"], plan)
     run.write_json("report.json", found)
     run.write_text("report.md", search_markdown(found))
     if plan.recipe.shrinking is not None and found["shrinking"]:

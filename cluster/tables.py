@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from networks.complexity import LATENCY
+
 COLUMNS = ("#", "cand.", "setting", "seed", "status", "epochs", "val. %", "test %", "params", "MMACs")
 REPORTED = ("validation_accuracy", "test_accuracy")  # of networks that are trained on their own
 COSTS = ("params", "macs")  # have columns of their own
@@ -138,13 +140,15 @@ def times_line(times: dict[str, float]) -> str:
 
 def _transformed(found: Sequence[dict[str, Any]], metric: str) -> Iterator[Table]:
     """What was given and what became of it, one below the other; then, what that changed."""
-    table = plain_table("transformed", "genes", metric, "params", "MMACs", left=("transformed", "genes"))
+    timed = all(LATENCY in one[side] for one in found for side in ("before", "after"))
+    columns = ("transformed", "genes", metric, "params", "MMACs", *(("ms",) if timed else ()))
+    table = plain_table(*columns, left=columns[:2])
     changes = plain_table("given", "what changed", left=("given", "what changed"))
     for one in found:
         for title, row in ((one["label"], one["before"]), ("became", one["after"])):
             table.add_row(
                 title, genes_text(row["genes"]), short(row["metrics"].get(metric)), f"{row['params']:,}",
-                f"{row['macs'] / 1e6:,.2f}",
+                f"{row['macs'] / 1e6:,.2f}", *((short(row[LATENCY]),) if timed else ()),
             )  # fmt: skip
         edits = what_changed(one).split("; ")
         for title, edit in zip([one["label"], *([""] * len(edits))], edits, strict=False):

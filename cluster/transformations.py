@@ -1,13 +1,17 @@
 """What a search that rewrites candidates made of those that it was given."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from cluster.ledger import Row
 from cluster.search_loop import value_of
+from cluster.search_plan import SearchPlan
 from cluster.search_recipe import SearchRecipe
 from cluster.tables import what_changed
+from networks.complexity import LATENCY
+from networks.errors import UserError
 from networks.spaces.space import Genes
 from searchers.nat import NatSettings
 
@@ -65,6 +69,17 @@ def transformations(
     ]
 
 
+def with_latencies(found: Sequence[dict[str, Any]], plan: SearchPlan) -> None:
+    """Add how long each network takes, before and after, measured here one after the other. Nothing is added
+    where a table stands for networks, or where this machine has not the GPU that candidates have."""
+    if plan.table is not None:
+        return
+    with suppress(UserError):
+        for one in found:
+            for side in (one["before"], one["after"]):
+                side[LATENCY] = plan.latency(tuple(side["genes"]))
+
+
 def _line(row: Row) -> dict[str, Any]:
     return {
         "candidate": row.candidate.ask_index,
@@ -81,10 +96,13 @@ def transformed_markdown(found: Sequence[dict[str, Any]], metric: str) -> list[s
     """A section of the report; nothing where nothing was rewritten."""
     if not found:
         return []
+    timed = all(LATENCY in one[side] for one in found for side in ("before", "after"))
     lines = [
         "## Transformed", "",
-        f"| given | rewritings scored | {metric} | then | params | then | MACs | then | what changed |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| given | rewritings scored | {metric} | then | params | then | MACs | then |"
+        + " ms an image | then |" * timed
+        + " what changed |",
+        "|---|---|---|---|---|---|---|---|---|" + "---|---|" * timed,
     ]  # fmt: skip
     for one in found:
         before, after = one["before"], one["after"]
@@ -92,6 +110,8 @@ def transformed_markdown(found: Sequence[dict[str, Any]], metric: str) -> list[s
         cells += [f"{some['metrics'].get(metric, float('nan')):.4g}" for some in (before, after)]
         for cost in ("params", "macs"):
             cells += [f"{some[cost]:,}" for some in (before, after)]
+        if timed:
+            cells += [f"{some[LATENCY]:.3g}" for some in (before, after)]
         lines.append(f"| {' | '.join(cells)} | {what_changed(one)} |")
     pictures = (f"![{n}](pictures/{transformed_picture(n)})" for n in range(1, len(found) + 1))
     return [*lines, "", *(line for picture in pictures for line in (picture, ""))]

@@ -3,6 +3,8 @@
 import math
 from typing import NamedTuple
 
+LATENCY = "latency_ms"  # the one cost that is not static: measured (`trainers.latency`)
+
 
 class Complexity(NamedTuple):
     """params: learned scalars. macs: multiply-adds of convolutions and linear layers for one image

@@ -104,6 +104,7 @@ def test_the_report_tells_what_was_made_of_what_was_given(tmp_path: Path, table:
     assert second["edit"] == SPACE.edit((2,) * 6, tuple(second["after"]["genes"]))
     text = search_markdown(found)
     assert "## Transformed" in text and second["edit"] in text
+    assert "ms an image" not in text and "latency_ms" not in second["after"], "a table has no networks"
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path, table: Path) -> None:
@@ -224,6 +225,9 @@ def test_cells_are_rewritten_by_a_supernets_scores(tmp_path: Path) -> None:
     (one,) = found["transformed"]
     assert one["rewritings"] == 4 and str(one["before"]["names"]["genotype"]).startswith("normal 2=sep3(0)")
     assert one["after"]["macs"] <= one["before"]["macs"] and one["after"]["params"] <= one["before"]["params"]
+    assert all(one[side]["latency_ms"] > 0 for side in ("before", "after"))
+    line = next(line for line in search_markdown(found).splitlines() if line.startswith("| given |"))
+    assert line.split(" | ")[-3:-1] == ["ms an image", "then"]
     assert finished(new_search(supernet_recipe(tmp_path / "again"))).ledger.digest() == run.ledger.digest()
 
 
