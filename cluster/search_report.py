@@ -10,23 +10,19 @@ from typing import Any
 import numpy as np
 
 from cluster.ledger import Ledger, Row
-from cluster.pictures import save_figure
 from cluster.report import rank
 from cluster.retraining import retrained
 from cluster.run import Run
 from cluster.search_loop import value_of
 from cluster.search_plan import SearchPlan
 from cluster.search_recipe import SearchRecipe
-from cluster.shrink_picture import draw_shrinking
-from cluster.shrinking import RUNGS, Rung, Rungs
+from cluster.shrinking import PICTURE, RUNGS, Rung, Rungs
 from cluster.stopwatch import TIMES
 from cluster.tables import approximate, metric_columns, retrained_markdown, times_line
-from cluster.transform_picture import draw_transformed
 from cluster.transformations import (
     scored_on_all,
     transformations,
     transformed_markdown,
-    transformed_picture,
     with_latencies,
 )
 from networks.counters import counter_random
@@ -40,7 +36,6 @@ from trainers.table import Table
 
 LEADERS = 50
 NOTHING: Mapping[Genes, str] = MappingProxyType({})
-SHRINKING = "shrinking.png"
 FAILURES = 3  # reasons, of each score
 RESAMPLES = 1000
 
@@ -196,7 +191,7 @@ def search_markdown(found: dict[str, Any]) -> str:
         for one in rungs:
             gone, size = ", ".join(one["dropped"]) or "nothing", approximate(one["candidates"])
             lines.append(f"| {one['rung']} | {one['step']:,} | {gone} | {one['operators']} | {size} |")
-        lines += ["", f"![the space after each rung](pictures/{SHRINKING})", ""]
+        lines += ["", f"![the space after each rung](pictures/{PICTURE})", ""]
     if found["scores"]:
         lines += [
             f"How well scores rank, against {found['truth']}:",
@@ -272,13 +267,7 @@ def write_search_report(run: Run, plan: SearchPlan) -> dict[str, Any]:
     with_latencies(found["transformed"], plan)
     run.write_json("report.json", found)
     run.write_text("report.md", search_markdown(found))
-    if plan.recipe.shrinking is not None and found["shrinking"]:
-        rungs = Rungs(run.folder / RUNGS).read()
-        figure = draw_shrinking(plan.space, rungs, plan.recipe.shrinking.score)
-        save_figure(figure, run.pictures / SHRINKING)
-    for number, one in enumerate(found["transformed"], 1):
-        before, after = (plan.space.cells(tuple(one[side]["genes"])) for side in ("before", "after"))
-        title = f"{one['label']}, rewritten by {run.name}"
-        figure = draw_transformed(before, after, plan.space.cell_names, title)
-        save_figure(figure, run.pictures / transformed_picture(number))
+    from cluster.search_pictures import draw_search  # matplotlib takes its time to load
+
+    draw_search(run, plan, found)
     return found

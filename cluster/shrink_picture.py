@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
+import scipy
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from scipy.stats import rankdata
 
 from cluster.pictures import FAINT, INK, SOFT, new_figure
 from cluster.shrinking import Rung
@@ -78,5 +78,7 @@ def draw_shrinking(space: ChoiceSpace, rungs: Sequence[Rung], score: str) -> Fig
 def _ranks(rung: Rung) -> list[float]:
     """Of each operator, from 0 for the lowest score to 1: the mean over the supernets that voted."""
     columns = zip(*(one.scores for one in rung.operators), strict=True)
-    ranks = np.mean([rankdata([-np.inf if x is None else x for x in column]) for column in columns], axis=0)
+    ranks = np.mean(
+        [scipy.stats.rankdata([-np.inf if x is None else x for x in column]) for column in columns], axis=0
+    )
     return list((ranks - 1) / max(1, len(ranks) - 1))

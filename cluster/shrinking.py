@@ -24,6 +24,7 @@ from searchers.shrinking import decide
 
 Vote = Mapping[Operator, float]
 RUNGS = "shrinking"  # in a run's folder
+PICTURE = "shrinking.png"  # of the space after each rung
 
 
 class OperatorScore(BaseModel):

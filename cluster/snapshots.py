@@ -8,9 +8,10 @@ beside the run, of which each candidate names the one that it was taken from.
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from cluster.checkpoints import Checkpoint, CheckpointStore
 from cluster.grid_beside import beside, named
@@ -21,12 +22,18 @@ from cluster.recipe_topology import GivenNetwork, NetworksSection
 from cluster.report import newest, rank
 from cluster.run import Run, runs_of
 from cluster.tables import REPORTED, summary
-from cluster.topology_picture import Moment
 from cluster.trial import candidate_folder
 from networks.adjacency import adjacency, frozen, prune, sparsity
 from networks.architecture import Architecture
 
 SNAPSHOTS = "snapshots"  # the folder in a run's
+
+
+class Moment(NamedTuple):
+    """The edge values of each stage after an epoch."""
+
+    epoch: int
+    values: Sequence[Tensor]
 
 
 def moments_of(architecture: Architecture, stored: Checkpoint) -> list[Moment]:

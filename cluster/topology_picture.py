@@ -2,7 +2,7 @@
 networks with these edges come to."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -11,21 +11,14 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor
 
 from cluster.pictures import FAINT, INK, SETTING_COLOURS, SOFT, new_figure
+from cluster.snapshots import Moment
 from networks.adjacency import adjacency, weights_of
 from networks.architecture import Architecture
 
 SIGNED = mpl.colormaps["RdBu_r"]
 CELL_INCHES, BARS = 1.75, 41
-
-
-class Moment(NamedTuple):
-    """The edge values of each stage after an epoch."""
-
-    epoch: int
-    values: Sequence[Tensor]
 
 
 def draw_topologies(

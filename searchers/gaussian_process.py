@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.linalg import solve_triangular
+import scipy
 
 from networks.spaces.space import Genes
 from searchers.kernels import Encoded, Kernel
@@ -45,7 +45,7 @@ class GaussianProcess:
         square = float(self.kernel.variances(one)[0]) + NOISE
         if n:
             covariances = self.kernel.between(self.kernel.encode(self.points), one)[:, 0]
-            row = solve_triangular(self.factor, covariances, lower=True, check_finite=False)
+            row = scipy.linalg.solve_triangular(self.factor, covariances, lower=True, check_finite=False)
             self._factor[n, :n] = row
             square -= float(row @ row)
         self._factor[n, n] = np.sqrt(max(square, 0.1 * NOISE))
@@ -55,7 +55,7 @@ class GaussianProcess:
         """L^-1 y of targets (m,) of the first m points. Later points have none: they are taken to come out
         exactly at the posterior mean, which leaves the mean as it is and takes variance away."""
         m = len(targets)
-        return solve_triangular(self.factor[:m, :m], targets, lower=True, check_finite=False)
+        return scipy.linalg.solve_triangular(self.factor[:m, :m], targets, lower=True, check_finite=False)
 
 
 class Projections:
@@ -102,6 +102,6 @@ def predict_at(
     """Mean and variance at candidates that are asked about only once."""
     kernel = process.kernel
     covariances = kernel.between(kernel.encode(process.points), candidates)
-    rows = solve_triangular(process.factor, covariances, lower=True, check_finite=False)
+    rows = scipy.linalg.solve_triangular(process.factor, covariances, lower=True, check_finite=False)
     mean = process.weights(targets) @ rows[: len(targets)]
     return mean, kernel.variances(candidates) - np.square(rows).sum(axis=0)

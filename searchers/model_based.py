@@ -6,9 +6,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+import scipy
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.special import ndtr, ndtri
-from scipy.stats import rankdata
 
 from networks.spaces.space import Genes, SearchSpace
 from searchers.gaussian_process import GaussianProcess, Projections, predict_at
@@ -118,7 +117,7 @@ class ModelBasedSearcher(VisitingSearcher):
 
 def normal_scores(values: Sequence[float]) -> np.ndarray:
     """The normal quantiles of the values' ranks, (rank - 1/2) / n; equal values share their mean rank."""
-    return ndtri((rankdata(values) - 0.5) / len(values))
+    return scipy.special.ndtri((scipy.stats.rankdata(values) - 0.5) / len(values))
 
 
 def expected_improvement(mean: np.ndarray, variance: np.ndarray, best: float) -> np.ndarray:
@@ -126,7 +125,9 @@ def expected_improvement(mean: np.ndarray, variance: np.ndarray, best: float) ->
     is negative and orders candidates alike."""
     deviation = np.sqrt(np.maximum(variance, 1e-9))
     distance = (mean - best) / deviation
-    gain = deviation * (distance * ndtr(distance) + np.exp(-0.5 * distance**2) / math.sqrt(2 * math.pi))
+    gain = deviation * (
+        distance * scipy.special.ndtr(distance) + np.exp(-0.5 * distance**2) / math.sqrt(2 * math.pi)
+    )
     return np.where(gain > 0, gain, distance)
 
 

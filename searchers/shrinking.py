@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal
 
 import numpy as np
+import scipy  # its parts are loaded when they are used: that of statistics takes most of a second
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.stats import rankdata
 
 from networks.counters import counter_random
 from networks.errors import UserError
@@ -115,7 +115,7 @@ def mean_ranks(votes: Sequence[Mapping[Operator, float]]) -> dict[Operator, floa
     names = sorted(votes[0])
     if any(sorted(vote) != names for vote in votes):
         raise ValueError("not all vote on the same operators")
-    ranks = np.mean([rankdata([vote[name] for name in names]) for vote in votes], axis=0)
+    ranks = np.mean([scipy.stats.rankdata([vote[name] for name in names]) for vote in votes], axis=0)
     return dict(zip(names, ranks.tolist(), strict=True))
 
 

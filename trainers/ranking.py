@@ -1,10 +1,10 @@
 """How well a score ranks candidates, where the truth is known: Kendall's tau-b and how sure it is."""
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy import stats
 
 from networks.counters import counter_generator
 from networks.errors import UserError
@@ -60,7 +60,7 @@ def kendall_tau_b(scores: ArrayLike, truth: ArrayLike, seed: int = 0, resamples:
         tau=_tau(x, y),
         low=low,
         high=high,
-        spearman=float(stats.spearmanr(x, y).statistic),
+        spearman=float(scipy.stats.spearmanr(x, y).statistic),
         resamples=len(taus),
         **ties,
     )
@@ -86,7 +86,7 @@ def _tau(x: NDArray[np.int64], y: NDArray[np.int64]) -> float:
     """NaN where one of the two has a single value. scipy counts in O(n log n)."""
     # The method is that of the p-value, which nobody reads; the asymptotic one is fast, and wants three.
     method = "asymptotic" if len(x) > 2 else "exact"
-    return float(stats.kendalltau(x, y, variant="b", method=method).statistic)
+    return float(scipy.stats.kendalltau(x, y, variant="b", method=method).statistic)
 
 
 def _bootstrap(x: NDArray[np.int64], y: NDArray[np.int64], seed: int, resamples: int) -> NDArray[np.float64]:
