@@ -12,9 +12,9 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.randwire import processor
-from cluster.experiment import Place, search
+from cluster.experiment import Place, finished_run
 from cluster.recipe import recipe_model
-from cluster.run import Run, runs_of
+from cluster.run import Run
 from cluster.version import code_version
 from networks.architecture import digest_of
 
@@ -50,10 +50,7 @@ def _without_places(value: Any) -> Any:
 def finished(recipe: dict[str, Any]) -> Run:
     """The run of this recipe: the one that is there, gone on with where it was left, or a new one."""
     made = recipe_model(recipe).model_validate(recipe)
-    same = [run for run in runs_of(made.name, made.storage) if run.recipe_digest == made.digest]
-    if same and same[-1].ending == "FINISHED":
-        return same[-1]
-    return search(made, Place(local=True), Console(quiet=True), resume=bool(same)).run
+    return finished_run(made, Place(local=True), Console(quiet=True))
 
 
 def of_runs(outcome: Callable[[Run], Any], recipe: dict[str, Any]) -> Any:

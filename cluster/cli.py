@@ -27,7 +27,7 @@ from cluster.printing import (
     print_stop,
     relative,
 )
-from cluster.search_command import check_place, conclude, placed
+from cluster.search_command import check_place, conclude, placed, telling
 from cluster.tables import regret_table
 from networks.errors import CannotGoOn, UserError
 
@@ -93,6 +93,39 @@ def transform(
     from cluster.transform_command import transforming
 
     search(recipe, transforming(recipe, cells, changes or []), local, address, resume, as_json)
+
+
+@app.command()
+def sweep(
+    recipe: RecipeName,
+    over: Annotated[
+        list[str],
+        typer.Option("--over", metavar="A.B=[C, …]", help="Values of a field of the recipe; repeatable."),
+    ],
+    changes: Changes = None,
+    local: Local = False,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search with every combination of some values of a recipe's fields, and compare what was found:
+    settings, policies, seeds. What was searched before is not searched again."""
+    from cluster.experiment import Place, finished_run
+    from cluster.recipe import naming_recipe
+    from cluster.sweep import arms_of, sweep, sweep_tables
+
+    check_place(local, address)
+    changes = changes or []
+    arms = arms_of(recipe, changes, over)
+    again = [command(), "sweep", recipe, *(word for one in over for word in ("--over", one))]
+    again += [word for change in changes for word in ("--set", change)] + placed(local, address)
+    console = err if as_json else out
+    with telling(again), naming_recipe(recipe, changes):
+        found = sweep(arms, lambda one: finished_run(one, Place(local, address), console), console.print)
+    if as_json:
+        print_json(found)
+        return
+    for table in sweep_tables(found):
+        out.print(table)
 
 
 @app.command()

@@ -208,13 +208,19 @@ def _drive_search(plan: SearchPlan, run: Run, lease: Lease, place: Place, consol
 
 
 def trained_grid(grid: Recipe, place: Place, console: Console) -> Run:
-    """The run of this grid: the one that is there already, gone on with where it was interrupted."""
+    """The run of a grid that another search ends with."""
     if place != Place():  # where `workers` sizes nothing
         grid = grid.model_copy(update={"resources": grid.resources.model_copy(update={"workers": None})})
-    same = [run for run in runs_of(grid.name, grid.storage) if run.about["recipe_digest"] == grid.digest]
+    return finished_run(grid, place, console)
+
+
+def finished_run(recipe: AnyRecipe, place: Place, console: Console) -> Run:
+    """The run of this recipe: the one that is there already, gone on with where it was interrupted; else a
+    new one."""
+    same = [run for run in runs_of(recipe.name, recipe.storage) if run.recipe_digest == recipe.digest]
     if same and same[-1].ending == "FINISHED":
         return same[-1]
-    return search(grid, place, console, resume=bool(same)).run
+    return search(recipe, place, console, resume=bool(same)).run
 
 
 def drive_choices(config: SearchConfig, lease: Lease, place: Place, console: Console) -> None:

@@ -1,7 +1,8 @@
 """What `weft search` and `weft resume` share: where they run, and how they end."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import typer
@@ -24,12 +25,14 @@ def placed(local: bool, address: str | None) -> list[str]:
     return ["--local"] * local + (["--address", address] if address else [])
 
 
-def conclude(drive: "Callable[[Console], Outcome]", again: list[str], as_json: bool) -> None:
-    """Drive a search and print what it found, or how to go on (`again`)."""
+@contextmanager
+def telling(again: list[str]) -> Iterator[None]:
+    """While searches are driven: print how to go on (`again`) after Ctrl-C and after what cannot be mended,
+    and end with the status of that."""
     from cluster.experiment import Interrupted
 
     try:
-        outcome = drive(err if as_json else out)
+        yield
     except Interrupted as stop:
         if stop.run.ending == "FINISHED":
             err.print(
@@ -45,6 +48,12 @@ def conclude(drive: "Callable[[Console], Outcome]", again: list[str], as_json: b
     except KeyboardInterrupt:
         err.print("stopped before the search began; nothing was written")
         raise typer.Exit(130) from None
+
+
+def conclude(drive: "Callable[[Console], Outcome]", again: list[str], as_json: bool) -> None:
+    """Drive a search and print what it found, or how to go on (`again`)."""
+    with telling(again):
+        outcome = drive(err if as_json else out)
     found, folder = outcome.report, outcome.run.folder
     if as_json:
         print_json(found)

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+import cluster.experiment
 import cluster.tracker
 from cluster.grid import Grid, drive_local
 from cluster.recipe import Recipe
+from tests.cluster.choices import NoWriter
 from tests.cluster.searches import new_grid, small_recipe
 
 
@@ -25,6 +27,12 @@ def eager_writer() -> Iterator[None]:
 @pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
     return small_recipe(tmp_path / "runs")
+
+
+@pytest.fixture
+def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches without a writer, which takes longer than tests'."""
+    monkeypatch.setattr(cluster.experiment, "WriterProcess", NoWriter)
 
 
 @pytest.fixture(scope="session")

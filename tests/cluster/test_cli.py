@@ -210,20 +210,6 @@ def test_time_left_counts_from_the_first_report(tmp_path: Path, monkeypatch: pyt
         assert progress.line().plain.endswith("epoch 2 of about 13, 1:50 left")
 
 
-@pytest.fixture
-def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Searches without a writer, which takes longer than these."""
-
-    class NoWriter(SlowWriter):
-        def __init__(self, run: Path) -> None:
-            super().__init__([[0]])
-
-        def start(self) -> None:
-            pass
-
-    monkeypatch.setattr(cluster.experiment, "WriterProcess", NoWriter)
-
-
 class SlowWriter:
     """Says what a writer would say, in no time."""
 

@@ -35,11 +35,6 @@ EVOLUTION = {
 }
 
 
-@pytest.fixture
-def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster.experiment, "WriterProcess", NoWriter)
-
-
 def searched(recipe: SearchRecipe) -> Run:
     return search(recipe, Place(local=True), Console(quiet=True)).run
 

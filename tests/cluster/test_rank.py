@@ -21,15 +21,13 @@ from cluster.run import Run
 from cluster.search_plan import SearchPlan
 from cluster.search_recipe import Ranking
 from networks.errors import UserError
-from tests.cluster.choices import NoWriter, chain_space, new_search, tiny_recipe, write_table
+from tests.cluster.choices import chain_space, new_search, tiny_recipe, write_table
 
 SPACE = chain_space()
 HERE = Place(local=True)
 
 
-@pytest.fixture(autouse=True)
-def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster.experiment, "WriterProcess", NoWriter)
+pytestmark = pytest.mark.usefixtures("no_mlflow")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-import cluster.experiment
 from cluster import lease
 from cluster.checkpoints import CheckpointStore
 from cluster.grid import Grid, drive_local
@@ -22,7 +21,7 @@ from cluster.s3 import S3Path
 from cluster.trial import Report
 from cluster.writer import only_writer
 from networks.errors import CannotGoOn, UserError
-from tests.cluster.choices import NoWriter, write_tiny
+from tests.cluster.choices import write_tiny
 from tests.cluster.commands import json_of, private_environment, run_weft, weft, write_recipe
 from tests.cluster.s3_server import BUCKET, Proxy, serving
 from tests.cluster.searches import new_grid, raise_after, resumed_grid, small_recipe
@@ -38,11 +37,6 @@ def server() -> Iterator[Proxy]:
 def storage(server: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S3Path:
     monkeypatch.setenv("WEFT_WORK", str(tmp_path / "work"))
     return S3Path.of(f"s3://{BUCKET}/{uuid.uuid4().hex}")
-
-
-@pytest.fixture
-def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster.experiment, "WriterProcess", NoWriter)
 
 
 def search(recipe: str, storage: S3Path, cwd: Path, *more: str) -> dict[str, object]:

@@ -16,16 +16,11 @@ from cluster.search_messages import SearchConfig, SearchReport
 from cluster.tune_adapter import fault_of, fault_text
 from networks.errors import CannotGoOn
 from networks.spaces.space import Genes
-from tests.cluster.choices import NoWriter, chain_space, write_table, write_tiny
+from tests.cluster.choices import chain_space, write_table, write_tiny
 from tests.cluster.commands import json_of, private_environment, run_weft, tree, weft
 from tests.cluster.test_shrinking import SHRINKING, SUPERNET
 
 SPACE = chain_space()
-
-
-@pytest.fixture
-def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster.experiment, "WriterProcess", NoWriter)
 
 
 @pytest.fixture(scope="module")
