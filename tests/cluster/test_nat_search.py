@@ -176,7 +176,7 @@ def test_a_space_without_cells_cannot_be_rewritten(tmp_path: Path) -> None:
         }))  # fmt: skip
 
 
-def test_the_command_says_what_changed(tmp_path: Path, table: Path) -> None:
+def test_the_command_says_what_changed(tmp_path: Path, table: Path, no_mlflow: None) -> None:
     raw = {**RECIPE, "score": {**RECIPE["score"], "path": str(table)}}
     (tmp_path / "nat.yaml").write_text(yaml.safe_dump(raw))
     ended = weft("search", "nat.yaml", "--local", cwd=tmp_path)
@@ -205,7 +205,7 @@ def supernet_recipe(storage: Path, final_lr: float = 0.0, **searcher: Any) -> Se
     })  # fmt: skip
 
 
-def test_a_cell_of_yours_in_one_command(tmp_path: Path, table: Path) -> None:
+def test_a_cell_of_yours_in_one_command(tmp_path: Path, table: Path, no_mlflow: None) -> None:
     raw = {**RECIPE, "score": {**RECIPE["score"], "path": str(table)}}
     (tmp_path / "nat.yaml").write_text(yaml.safe_dump(raw))
     (tmp_path / "mine.txt").write_text(cell_string((2, 2, 1, 0, 3, 3)) + "\n")
@@ -384,7 +384,7 @@ def for_cells(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_network_of_yours_in_one_command(for_cells: Path) -> None:
+def test_a_network_of_yours_in_one_command(for_cells: Path, no_mlflow: None) -> None:
     """The winner of another search: what that wrote as its best network."""
     template = RandWireTemplate(regime="cifar", nodes=6, channels=4, image=Shape(1, 8, 8), classes=10)
     given = template.architecture(WattsStrogatz(k=2, p=0.5), 1)

@@ -87,7 +87,7 @@ def test_how_it_is_told(ended: Outcome) -> None:
     assert spread_text({"mean": 0.5, "deviation": None}) == "50.00 %" and spread_text(None) == ""
 
 
-def test_leaders_of_another_search_are_trained(tmp_path: Path) -> None:
+def test_leaders_of_another_search_are_trained(tmp_path: Path, no_mlflow: None) -> None:
     found = run_of(tiny_recipe(tmp_path, retraining={**RETRAINING, "best": 2, "seeds": 1})).report
     lines = found["retrained"]
     assert [one["label"] for one in lines] == ["place 1", "place 2"]
@@ -97,7 +97,7 @@ def test_leaders_of_another_search_are_trained(tmp_path: Path) -> None:
 
 
 def test_a_search_that_ends_in_the_middle_of_it_goes_on(
-    tmp_path: Path, ended: Outcome, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ended: Outcome, monkeypatch: pytest.MonkeyPatch, no_mlflow: None
 ) -> None:
     """The search is over, and is not done again; of the trainings only those are done that were not."""
     drive, trained = experiment.drive_local, 0
