@@ -21,6 +21,8 @@ from tests.cluster.mlflow_server import MlflowServer
 from tests.cluster.s3_server import BUCKET, Proxy, serving
 
 STORAGE = f"s3://{BUCKET}/chaos"
+# Ray's own, beside each raylet: of one that has lost its head they may stay for a minute and more.
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 LEFT_S = 40.0  # a worker that Ray was just starting looks for its dead cluster for half a minute
 
 
@@ -100,6 +102,7 @@ def site() -> Iterator[Site]:
             yield place
         finally:
             place.close()
+            end(pid for pid, command in belonging(place.folder).items() if command.startswith(AGENTS))
             left = outliving(place.folder)
         if left:
             raise Survivors(f"outlives its site: {'; '.join(one[:200] for one in left)}")
