@@ -2,6 +2,7 @@
 
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -227,7 +228,10 @@ class Stage:
 
     def plain(self, text: str) -> str:
         """Without the places of this machine."""
-        return text.replace(str(self.folder), "ROUND").replace(str(ROOT), "WEFT")
+        places = {str(self.folder): "ROUND", str(ROOT): "WEFT", sys.base_prefix: "PYTHON"}
+        for place, name in places.items():
+            text = text.replace(place, name)
+        return text
 
     def close(self) -> None:
         for attempt in (*self.attempts, *self.others):
